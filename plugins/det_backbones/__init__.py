@@ -1,0 +1,1 @@
+"""Backbones for detcore: the ResNet family."""

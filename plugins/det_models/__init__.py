@@ -1,0 +1,1 @@
+"""Detectors for detcore: heads, necks, losses, assigners, coders."""
