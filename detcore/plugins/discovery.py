@@ -1,0 +1,121 @@
+"""Which plugins are installed and which of them may load; reads metadata and the environment, imports no plugin."""
+import difflib
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+logger = logging.getLogger(__name__)
+
+GROUP = "detcore.plugins"
+ENVIRONMENT = ("DETCORE_PLUGINS", "DETCORE_DISABLE_PLUGINS", "DETCORE_STRICT_PLUGINS")
+
+# Scope -> the distribution that brings it, for hints in error messages.
+KNOWN_DISTRIBUTIONS = {
+    "models": "det-models",
+    "backbones": "det-backbones",
+    "datasets": "det-datasets",
+    "mmdet": "det-mmdet",
+    "mmengine": "det-mmdet",
+    "mmcv": "det-mmdet",
+    "mmcls": "det-mmdet",
+    "mmpretrain": "det-mmdet",
+    "timm": "det-timm",
+    "semi": "det-semi",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An entry point: a distribution offers a module for a scope.
+
+    Attributes:
+        scope: Name of the entry point.
+        module: The plugin's module, for example ``"det_timm.plugin"``.
+        distribution: Name of the distribution.
+        version: Its version.
+    """
+
+    scope: str
+    module: str
+    distribution: str
+    version: str
+
+    @property
+    def owner(self) -> str:
+        """``"det-timm 0.3.0"``."""
+        return f"{self.distribution} {self.version}"
+
+
+def installed_claims() -> dict[str, list[Claim]]:
+    """Scope -> who claims it, over all installed distributions; sorted."""
+    # Imported here because it costs more than all of `detcore --help`.
+    from importlib_metadata import entry_points
+
+    claims: dict[str, set[Claim]] = {}
+    for point in entry_points(group=GROUP):
+        name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
+        claims.setdefault(point.name, set()).add(Claim(point.name, point.value.strip(), name, version))
+    return {scope: sorted(claims[scope], key=lambda claim: claim.owner) for scope in sorted(claims)}
+
+
+def pip_line(scope: str) -> str:
+    """How to install what brings a scope, or an empty string if no known package does."""
+    known = KNOWN_DISTRIBUTIONS.get(scope)
+    return f"pip install {known}" if known else ""
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """What the environment lets load.
+
+    Attributes:
+        allowed: ``DETCORE_PLUGINS``: only these scopes; None if it is not set, which allows all.
+        disabled: ``DETCORE_DISABLE_PLUGINS``: not these; ``__all__`` disables every plugin.
+        strict: ``DETCORE_STRICT_PLUGINS=1``: a plugin that fails is an error at once.
+    """
+
+    allowed: frozenset[str] | None = None
+    disabled: frozenset[str] = frozenset()
+    strict: bool = False
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Permissions":
+        """Read the three variables."""
+        allowed = environment.get("DETCORE_PLUGINS")
+        return cls(
+            None if allowed is None else _names(allowed),
+            _names(environment.get("DETCORE_DISABLE_PLUGINS", "")),
+            environment.get("DETCORE_STRICT_PLUGINS", "") not in ("", "0"),
+        )
+
+    def refusal(self, scope: str) -> str:
+        """Why a scope may not load, or an empty string if it may."""
+        if scope in self.disabled or "__all__" in self.disabled:
+            return "disabled by DETCORE_DISABLE_PLUGINS"
+        if self.allowed is not None and scope not in self.allowed:
+            return "not listed in DETCORE_PLUGINS"
+        return ""
+
+    def unknown(self, installed: Iterable[str], *, disabled: bool = True) -> list[str]:
+        """One line for each listed name that is not installed, with the nearest installed names.
+
+        Args:
+            installed: The scopes that are.
+            disabled: Whether names in ``DETCORE_DISABLE_PLUGINS`` count: there, many name what may be installed.
+        """
+        scopes = list(installed)
+        lines = []
+        listed = [("DETCORE_PLUGINS", self.allowed or frozenset())]
+        if disabled:
+            listed.append(("DETCORE_DISABLE_PLUGINS", self.disabled))
+        for variable, names in listed:
+            for name in sorted(names - {*scopes, "detcore", "__all__"}):
+                close = difflib.get_close_matches(name, scopes, n=3, cutoff=0.5)
+                near = f"; did you mean {' or '.join(close)}?" if close else ""
+                lines.append(f"{variable} names {name!r}, which is not installed{near}")
+        return lines
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(name for name in re.split(r"[,\s]+", text) if name)

@@ -1,0 +1,314 @@
+"""The plugin host: finds plugins, loads each when one of its names is first asked for, and isolates failures."""
+import importlib
+import logging
+import os
+import threading
+import time
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pluggy
+
+from detcore import __version__, hookspecs
+from detcore.errors import PluginError
+from detcore.plugins.commands import CommandTable
+from detcore.plugins.discovery import Claim, Permissions, installed_claims, pip_line
+from detcore.plugins.observers import Observers
+from detcore.registry.core import REGISTRIES
+from detcore.registry.scopes import ComponentTable, Reference
+
+logger = logging.getLogger(__name__)
+
+CORE = "detcore"
+INSTALLED, LOADING, LOADED, FAILED, BLOCKED = "installed", "loading", "loaded", "failed", "blocked"
+
+
+@dataclass
+class PluginRecord:
+    """What the host knows of one scope.
+
+    Attributes:
+        claims: The distributions that claim it: one, or a conflict.
+        status: ``installed`` (not loaded yet), ``loading``, ``loaded``, ``failed``, or ``blocked`` by the environment.
+        reason: Why it failed or is blocked, in one line.
+        error: The exception behind a failure, with its traceback.
+        table: Its components, once loaded.
+        commands: Its commands, once loaded.
+        observers: ``(hook, function, argument names)``.
+        api: The plugin API version that it states.
+        milliseconds: How long loading took.
+    """
+
+    claims: list[Claim]
+    status: str = INSTALLED
+    reason: str = ""
+    error: BaseException | None = None
+    table: ComponentTable | None = None
+    commands: CommandTable | None = None
+    observers: list[tuple[str, Callable[..., Any], tuple[str, ...]]] = field(default_factory=list)
+    api: int | None = None
+    milliseconds: float = 0.0
+    warned: bool = False
+
+    @property
+    def scope(self) -> str:
+        """The scope's name."""
+        return self.claims[0].scope
+
+    @property
+    def owner(self) -> str:
+        """The distribution, or all that claim the scope."""
+        return " and ".join(claim.owner for claim in self.claims)
+
+
+class PluginHost:
+    """All plugins of one process.
+
+    Creating it reads nothing. The first question reads the metadata of the installed distributions; a plugin's module
+    is imported when a name of its scope is asked for, and a component's module when the component is built.
+
+    Args:
+        environment: Holds ``DETCORE_PLUGINS``, ``DETCORE_DISABLE_PLUGINS``, ``DETCORE_STRICT_PLUGINS``.
+        find: Returns scope -> claims.
+    """
+
+    def __init__(
+        self,
+        environment: Mapping[str, str] = os.environ,
+        find: Callable[[], dict[str, list[Claim]]] = installed_claims,
+    ) -> None:
+        self.permissions = Permissions.from_environment(environment)
+        self._find = find
+        self._found: dict[str, PluginRecord] | None = None
+        self._core: ComponentTable | None = None
+        self._lock = threading.RLock()
+
+    def records(self) -> dict[str, PluginRecord]:
+        """Scope -> record of every installed plugin, sorted by scope; loads none."""
+        with self._lock:
+            if self._found is None:
+                claims = self._find()
+                self._found = {scope: self._record(claims[scope]) for scope in sorted(claims)}
+                for line in self.permissions.unknown(claims, disabled=False):
+                    logger.warning("%s", line)
+            return self._found
+
+    def _record(self, claims: list[Claim]) -> PluginRecord:
+        refusal = self.permissions.refusal(claims[0].scope)
+        return PluginRecord(claims, status=BLOCKED if refusal else INSTALLED, reason=refusal)
+
+    def scopes(self) -> list[str]:
+        """Scopes that are installed and allowed, sorted; ``detcore`` included."""
+        usable = {scope for scope, record in self.records().items() if record.status != BLOCKED}
+        return sorted(usable | {CORE})
+
+    def describe(self, scope: str) -> str:
+        """The state of a scope in a few words."""
+        record = self.records().get(scope)
+        if scope == CORE:
+            return LOADED
+        if record is None:
+            line = pip_line(scope)
+            return f"not installed: {line}" if line else "not installed"
+        return f"{record.status}: {record.reason}" if record.reason else record.status
+
+    def scopes_of(self, module: str) -> list[str]:
+        """Scopes whose own package holds ``module``; several if one package serves several scopes."""
+        parts = module.split(".")
+        best: list[str] = []
+        longest = 1
+        for scope, record in self.records().items():
+            for claim in record.claims:
+                shared = len(os.path.commonprefix([parts, claim.module.partition(":")[0].split(".")]))
+                if shared > longest:
+                    best, longest = [], shared
+                if shared == longest and scope not in best:
+                    best.append(scope)
+        return [CORE] if parts[0] == "detcore" else best
+
+    def table(self, scope: str) -> ComponentTable:
+        """The scope's components, loaded if need be.
+
+        Raises:
+            PluginError: The scope is not installed, not allowed, or broken; a broken one chains its exception.
+        """
+        if scope == CORE:
+            return self._core_table()
+        record = self.records().get(scope)
+        if record is None or record.status == BLOCKED:
+            raise PluginError(f"scope {scope!r} is {self.describe(scope)}")
+        self._load(record)
+        if record.table is None:
+            raise PluginError(self._failure(record)) from record.error
+        return record.table
+
+    def try_table(self, scope: str) -> ComponentTable | None:
+        """The same where nobody named the scope: None and one warning if it cannot be used."""
+        if scope == CORE:
+            return self._core_table()
+        record = self.records().get(scope)
+        if record is None or record.status == BLOCKED:
+            return None
+        self._load_isolated(record)
+        return record.table
+
+    def loaded_table(self, scope: str) -> ComponentTable | None:
+        """The scope's table if it is loaded already."""
+        record = self.records().get(scope)
+        return self._core if scope == CORE else None if record is None else record.table
+
+    def load_all(self) -> list[PluginRecord]:
+        """Load every allowed plugin, each failure isolated; all records, sorted by scope."""
+        for record in self.records().values():
+            if record.status != BLOCKED:
+                self._load_isolated(record)
+        return list(self.records().values())
+
+    def observers(self) -> Observers:
+        """The observers of every installed and allowed plugin; loads those plugins."""
+        found = {}
+        for record in self.load_all():
+            for hook, function, names in record.observers:
+                found.setdefault((hook, function), (record.scope, hook, function, names))
+        return Observers(found.values(), strict=self.permissions.strict)
+
+    def commands(self) -> dict[str, list[tuple[Reference, str]]]:
+        """Name -> ``(reference, help)`` of the commands that plugins add; more than one is a conflict."""
+        found: dict[str, list[tuple[Reference, str]]] = {}
+        for record in self.load_all():
+            table = record.commands
+            for name, reference in table.commands.items() if table else ():
+                found.setdefault(name, []).append((reference, table.helps[name] if table else ""))
+        return found
+
+    def _core_table(self) -> ComponentTable:
+        with self._lock:
+            if self._core is None:
+                from detcore.components import detcore_components
+
+                table = ComponentTable(CORE, f"detcore {__version__}")
+                detcore_components(table)
+                self._core = table
+            return self._core
+
+    def _load_isolated(self, record: PluginRecord) -> None:
+        self._load(record)
+        if record.status == FAILED and self.permissions.strict:
+            raise PluginError(self._failure(record)) from record.error
+        if record.status == FAILED and not record.warned:
+            record.warned = True
+            logger.warning("%s (see `detcore plugins doctor`)", self._failure(record))
+
+    def _failure(self, record: PluginRecord) -> str:
+        return f"plugin {record.scope!r} ({record.owner}) cannot be used: {record.reason or record.status}"
+
+    def _load(self, record: PluginRecord) -> None:
+        with self._lock:
+            if record.status != INSTALLED:  # loaded, failed, or asks for itself while it is loading
+                return
+            record.status = LOADING
+            start = time.perf_counter()
+            try:
+                _Loader(record).load()
+                record.status = LOADED
+            except (Exception, SystemExit) as error:  # a module that leaves at import must not take the host along
+                _roll_back(record, error)
+            record.milliseconds = (time.perf_counter() - start) * 1000
+
+
+class _Loader:
+    """Loads one plugin; whatever is wrong with it is raised, and nothing is kept of it then."""
+
+    def __init__(self, record: PluginRecord) -> None:
+        self.record = record
+
+    def load(self) -> None:
+        """Import the module, check it, and ask it for its components, commands and observers."""
+        record = self.record
+        claim = self._claim()
+        module = importlib.import_module(claim.module)
+        record.api = self._checked_api(module, claim)
+        _refuse_unmarked(module)
+        manager = pluggy.PluginManager("detcore")
+        manager.add_hookspecs(hookspecs)
+        manager.register(module, name=claim.scope)
+        manager.check_pending()  # hooks that do not exist
+        table, commands = ComponentTable(claim.scope, claim.owner), CommandTable(claim.scope, claim.owner)
+        observers = _observers(manager)
+        manager.hook.detcore_components(components=table)
+        manager.hook.detcore_commands(commands=commands)
+        record.table, record.commands, record.observers = table, commands, observers
+
+    def _claim(self) -> Claim:
+        claims = self.record.claims
+        scope = self.record.scope
+        if scope == CORE:
+            raise PluginError(f"scope {CORE!r} is reserved, but {self.record.owner} claims it")
+        if not scope.isidentifier():
+            raise PluginError(f"{scope!r} of {self.record.owner} cannot be a scope: it must be a Python identifier")
+        if len(claims) > 1:
+            raise PluginError(f"it is claimed by {self.record.owner}; uninstall all but one of them")
+        return claims[0]
+
+    def _checked_api(self, module: types.ModuleType, claim: Claim) -> int:
+        stated = getattr(module, "DETCORE_API", None)
+        newest, oldest = hookspecs.API_VERSION, hookspecs.OLDEST_API_VERSION
+        if not isinstance(stated, int):
+            raise PluginError(
+                f"{claim.module} states no plugin API version; it needs a line DETCORE_API = {newest}, got {stated!r}"
+            )
+        if stated > newest:
+            remedy = "pip install --upgrade detcore"
+        elif stated < oldest:
+            remedy = f"pip install --upgrade {claim.distribution}"
+        else:
+            return stated
+        raise PluginError(
+            f"{claim.owner} is written for plugin API {stated}, detcore {__version__} has {newest}: {remedy}"
+        )
+
+
+def _refuse_unmarked(module: types.ModuleType) -> None:
+    """A hook without ``@hookimpl`` would be passed over in silence."""
+    for name in ("detcore_components", "detcore_commands"):
+        function = getattr(module, name, None)
+        if function is not None and not hasattr(function, "detcore_impl"):
+            raise PluginError(f"{module.__name__}.{name} lacks @hookimpl")
+
+
+def _observers(manager: pluggy.PluginManager) -> list[tuple[str, Callable[..., Any], tuple[str, ...]]]:
+    found = []
+    for hook in hookspecs.OBSERVER_HOOKS:
+        for implementation in getattr(manager.hook, hook).get_hookimpls():
+            if implementation.hookwrapper or implementation.wrapper:
+                raise PluginError(f"{hook} cannot be a wrapper: observers only observe")
+            found.append((hook, implementation.function, tuple(implementation.argnames)))
+    return found
+
+
+def _roll_back(record: PluginRecord, error: BaseException) -> None:
+    record.status, record.error = FAILED, error
+    first = (str(error).strip() or "no message").splitlines()[0]
+    record.reason = first if isinstance(error, PluginError) else f"{type(error).__name__}: {first}"
+    for registry in REGISTRIES.values():
+        registry.forget(lambda scope, _: scope == record.scope)
+
+
+_host: PluginHost | None = None  # the one of this process: plugins and registrations are the process's, too
+
+
+def host() -> PluginHost:
+    """The process's plugin host, created with the environment as it is when first asked for."""
+    global _host
+    if _host is None:
+        _host = PluginHost()
+    return _host
+
+
+def replace_host(new: PluginHost | None) -> PluginHost | None:
+    """Put another host in place (None: a fresh one when next asked for) and return the one before."""
+    global _host
+    before, _host = _host, new
+    return before
