@@ -1,8 +1,9 @@
 """Every hook that a plugin may implement. A plugin's module marks its implementations with ``@hookimpl``.
 
-Components and commands are told to the host by name and imported when used. Observers see a run go by and change
-nothing in it: whatever changes the arithmetic of training is called by name in the loop, not from here.
-An implementation may leave out arguments that it does not need, but not invent hooks or arguments: that is an error.
+Components and commands are told to the host by name and imported when used. Observers see a run go by and
+change nothing in it: whatever changes the arithmetic of training is called by name in the loop.
+An implementation may leave out arguments that it does not need; a hook or argument that is not on this page
+is an error. Observers of all installed and allowed plugins are called, in the order of their scopes.
 """
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +24,12 @@ hookimpl = pluggy.HookimplMarker("detcore")
 
 @hookspec
 def detcore_components(components: "ComponentTable") -> None:
-    """Name the components of the plugin's scope: ``components.add("models", "MyHead", "my_package.head:MyHead")``."""
+    """Name the scope's components: ``components.add("models", "MyHead", "my_package.head:MyHead")``."""
 
 
 @hookspec
 def detcore_commands(commands: "CommandTable") -> None:
-    """Name subcommands of ``detcore``: ``commands.add("serve", "my_package.cli:command", "Serve a model")``."""
+    """Name subcommands of ``detcore``: ``commands.add("serve", "my_package.cli:serve", "Serve a model")``."""
 
 
 @hookspec

@@ -1,4 +1,4 @@
-"""Which plugins are installed and which of them may load; reads metadata and the environment, imports no plugin."""
+"""Which plugins are installed and which of them may load; imports none of them."""
 import difflib
 import logging
 import re
@@ -22,6 +22,22 @@ KNOWN_DISTRIBUTIONS = {
     "mmpretrain": "det-mmdet",
     "timm": "det-timm",
     "semi": "det-semi",
+}
+
+# Names that configs often write without their scope -> that scope.
+KNOWN_NAMES = {
+    "CocoDataset": "datasets",
+    "CocoMetric": "datasets",
+    "FPN": "models",
+    "FasterRCNN": "models",
+    "MaskRCNN": "models",
+    "ResNet": "backbones",
+    "RetinaNet": "models",
+    "SemiBaseDetector": "semi",
+    "SoftTeacher": "semi",
+    "SwinTransformer": "backbones",
+    "TIMMBackbone": "timm",
+    "VOCDataset": "datasets",
 }
 
 
@@ -102,7 +118,7 @@ class Permissions:
 
         Args:
             installed: The scopes that are.
-            disabled: Whether names in ``DETCORE_DISABLE_PLUGINS`` count: there, many name what may be installed.
+            disabled: Whether names in ``DETCORE_DISABLE_PLUGINS`` count, too.
         """
         scopes = list(installed)
         lines = []

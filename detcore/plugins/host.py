@@ -1,5 +1,6 @@
-"""The plugin host: finds plugins, loads each when one of its names is first asked for, and isolates failures."""
+"""The plugin host: finds plugins, loads each when one of its names is asked for, isolates failures."""
 import importlib
+import itertools
 import logging
 import os
 import threading
@@ -14,7 +15,15 @@ import pluggy
 from detcore import __version__, hookspecs
 from detcore.errors import PluginError
 from detcore.plugins.commands import CommandTable
-from detcore.plugins.discovery import Claim, Permissions, installed_claims, pip_line
+from detcore.plugins.discovery import (
+    ENVIRONMENT,
+    KNOWN_DISTRIBUTIONS,
+    KNOWN_NAMES,
+    Claim,
+    Permissions,
+    installed_claims,
+    pip_line,
+)
 from detcore.plugins.observers import Observers
 from detcore.registry.core import REGISTRIES
 from detcore.registry.scopes import ComponentTable, Reference
@@ -31,7 +40,7 @@ class PluginRecord:
 
     Attributes:
         claims: The distributions that claim it: one, or a conflict.
-        status: ``installed`` (not loaded yet), ``loading``, ``loaded``, ``failed``, or ``blocked`` by the environment.
+        status: ``installed`` (not loaded), ``loading``, ``loaded``, ``failed``, or ``blocked`` by settings.
         reason: Why it failed or is blocked, in one line.
         error: The exception behind a failure, with its traceback.
         table: Its components, once loaded.
@@ -66,8 +75,8 @@ class PluginRecord:
 class PluginHost:
     """All plugins of one process.
 
-    Creating it reads nothing. The first question reads the metadata of the installed distributions; a plugin's module
-    is imported when a name of its scope is asked for, and a component's module when the component is built.
+    Creating it reads nothing. The first question reads the metadata of the installed distributions; a
+    plugin's module is imported when a name of its scope is asked for, a component's when it is built.
 
     Args:
         environment: Holds ``DETCORE_PLUGINS``, ``DETCORE_DISABLE_PLUGINS``, ``DETCORE_STRICT_PLUGINS``.
@@ -79,7 +88,8 @@ class PluginHost:
         environment: Mapping[str, str] = os.environ,
         find: Callable[[], dict[str, list[Claim]]] = installed_claims,
     ) -> None:
-        self.permissions = Permissions.from_environment(environment)
+        self.environment = {name: environment[name] for name in ENVIRONMENT if name in environment}
+        self.permissions = Permissions.from_environment(self.environment)
         self._find = find
         self._found: dict[str, PluginRecord] | None = None
         self._core: ComponentTable | None = None
@@ -114,25 +124,29 @@ class PluginHost:
             return f"not installed: {line}" if line else "not installed"
         return f"{record.status}: {record.reason}" if record.reason else record.status
 
+    def provider(self, name: str) -> str:
+        """Which known package that is not installed provides a plain name; may be empty."""
+        scope = KNOWN_NAMES.get(name)
+        if scope is None or scope in self.records():
+            return ""
+        return f"{KNOWN_DISTRIBUTIONS[scope]} provides {name!r}: {pip_line(scope)}"
+
     def scopes_of(self, module: str) -> list[str]:
         """Scopes whose own package holds ``module``; several if one package serves several scopes."""
-        parts = module.split(".")
-        best: list[str] = []
-        longest = 1
-        for scope, record in self.records().items():
-            for claim in record.claims:
-                shared = len(os.path.commonprefix([parts, claim.module.partition(":")[0].split(".")]))
-                if shared > longest:
-                    best, longest = [], shared
-                if shared == longest and scope not in best:
-                    best.append(scope)
-        return [CORE] if parts[0] == "detcore" else best
+        if module.partition(".")[0] == CORE:
+            return [CORE]
+        shared = {
+            scope: max(_shared_parents(module, claim.module) for claim in record.claims)
+            for scope, record in self.records().items()
+        }
+        most = max(shared.values(), default=0)
+        return [scope for scope, parents in shared.items() if parents and parents == most]
 
     def table(self, scope: str) -> ComponentTable:
         """The scope's components, loaded if need be.
 
         Raises:
-            PluginError: The scope is not installed, not allowed, or broken; a broken one chains its exception.
+            PluginError: The scope is not installed, not allowed, or broken; then it chains the exception.
         """
         if scope == CORE:
             return self._core_table()
@@ -159,19 +173,25 @@ class PluginHost:
         record = self.records().get(scope)
         return self._core if scope == CORE else None if record is None else record.table
 
-    def load_all(self) -> list[PluginRecord]:
-        """Load every allowed plugin, each failure isolated; all records, sorted by scope."""
+    def load_all(self, *, quiet: bool = False) -> list[PluginRecord]:
+        """Load every allowed plugin, each failure isolated; all records, sorted by scope.
+
+        Args:
+            quiet: Neither warn nor raise: the caller reports what the records say.
+        """
         for record in self.records().values():
             if record.status != BLOCKED:
-                self._load_isolated(record)
+                self._load(record) if quiet else self._load_isolated(record)
         return list(self.records().values())
 
     def observers(self) -> Observers:
         """The observers of every installed and allowed plugin; loads those plugins."""
-        found = {}
-        for record in self.load_all():
-            for hook, function, names in record.observers:
-                found.setdefault((hook, function), (record.scope, hook, function, names))
+        # One module may serve several scopes; its observers are called once all the same.
+        found = {
+            (hook, function): (record.scope, hook, function, names)
+            for record in self.load_all()
+            for hook, function, names in record.observers
+        }
         return Observers(found.values(), strict=self.permissions.strict)
 
     def commands(self) -> dict[str, list[tuple[Reference, str]]]:
@@ -213,7 +233,7 @@ class PluginHost:
             try:
                 _Loader(record).load()
                 record.status = LOADED
-            except (Exception, SystemExit) as error:  # a module that leaves at import must not take the host along
+            except (Exception, SystemExit) as error:  # a module that exits at import must not take us along
                 _roll_back(record, error)
             record.milliseconds = (time.perf_counter() - start) * 1000
 
@@ -247,7 +267,7 @@ class _Loader:
         if scope == CORE:
             raise PluginError(f"scope {CORE!r} is reserved, but {self.record.owner} claims it")
         if not scope.isidentifier():
-            raise PluginError(f"{scope!r} of {self.record.owner} cannot be a scope: it must be a Python identifier")
+            raise PluginError(f"{scope!r} of {self.record.owner} is no scope: it must be a Python identifier")
         if len(claims) > 1:
             raise PluginError(f"it is claimed by {self.record.owner}; uninstall all but one of them")
         return claims[0]
@@ -257,7 +277,7 @@ class _Loader:
         newest, oldest = hookspecs.API_VERSION, hookspecs.OLDEST_API_VERSION
         if not isinstance(stated, int):
             raise PluginError(
-                f"{claim.module} states no plugin API version; it needs a line DETCORE_API = {newest}, got {stated!r}"
+                f"{claim.module} must state its plugin API version, DETCORE_API = {newest}; got {stated!r}"
             )
         if stated > newest:
             remedy = "pip install --upgrade detcore"
@@ -268,6 +288,12 @@ class _Loader:
         raise PluginError(
             f"{claim.owner} is written for plugin API {stated}, detcore {__version__} has {newest}: {remedy}"
         )
+
+
+def _shared_parents(module: str, plugin: str) -> int:
+    """How many leading parts of the dotted names agree."""
+    pairs = zip(module.split("."), plugin.split("."), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _refuse_unmarked(module: types.ModuleType) -> None:

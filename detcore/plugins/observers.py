@@ -9,23 +9,24 @@ from detcore.hookspecs import OBSERVER_HOOKS
 logger = logging.getLogger(__name__)
 
 Observer = Callable[..., Any]
+Names = tuple[str, ...]
 
 
 class Observers:
     """The observers of all plugins, called in the order of the plugins' scopes.
 
-    ``observers.step_finished(state=state, report=report)`` and its kin (see :mod:`detcore.hookspecs`) call them.
-    An observer that raises is reported once and not called again in this run, so that a faulty plugin cannot
-    end a training; ``DETCORE_STRICT_PLUGINS=1`` raises instead.
+    ``observers.step_finished(state=state, report=report)`` and its kin call them; see ``detcore.hookspecs``.
+    A plugin whose observer raises is reported once and not called again, so that it cannot end a training;
+    ``DETCORE_STRICT_PLUGINS=1`` raises instead.
 
     Args:
         found: ``(scope, hook, function, names of the arguments it takes)`` of each.
         strict: Whether an observer's error ends the run.
     """
 
-    def __init__(self, found: Iterable[tuple[str, str, Observer, tuple[str, ...]]], *, strict: bool = False) -> None:
+    def __init__(self, found: Iterable[tuple[str, str, Observer, Names]], *, strict: bool = False) -> None:
         self._strict = strict
-        self._calls: dict[str, list[tuple[str, Observer, tuple[str, ...]]]] = {hook: [] for hook in OBSERVER_HOOKS}
+        self._calls: dict[str, list[tuple[str, Observer, Names]]] = {hook: [] for hook in OBSERVER_HOOKS}
         for scope, hook, function, names in found:
             self._calls[hook].append((scope, function, names))
 

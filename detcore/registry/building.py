@@ -18,21 +18,26 @@ from detcore.registry.planning import (
 
 
 def build(
-    registry: Registry, cfg: dict[str, Any], *, default_scope: str | None, path: str, default_args: dict[str, Any]
+    registry: Registry,
+    cfg: dict[str, Any],
+    *,
+    scope: str | None,
+    path: str,
+    default_args: dict[str, Any],
 ) -> Any:
-    """Plan ``cfg``, refuse it if there are problems, build it; see :meth:`detcore.registry.Registry.build`."""
+    """Plan ``cfg``, refuse it if there are problems, build it; see ``Registry.build``."""
     planner = Planner()
     # The config's own containers are copied, because constructors may take their arguments apart.
-    plan = planner.part(registry, {**default_args, **copied(cfg)}, path, default_scope)
+    plan = planner.part(registry, {**default_args, **copied(cfg)}, path, scope)
     if planner.problems:
         raise InvalidConfigError(planner.problems) from planner.cause
     return _built(plan)
 
 
-def check(registry: Registry, cfg: dict[str, Any], *, default_scope: str | None, path: str) -> list[Problem]:
-    """The problems of ``cfg``; see :meth:`detcore.registry.Registry.check`."""
+def check(registry: Registry, cfg: dict[str, Any], *, scope: str | None, path: str) -> list[Problem]:
+    """The problems of ``cfg``; see ``Registry.check``."""
     planner = Planner()
-    planner.part(registry, copied(cfg), path, default_scope)
+    planner.part(registry, copied(cfg), path, scope)
     return planner.problems
 
 
@@ -79,7 +84,7 @@ def _built(plan: Any) -> Any:
 
 
 def _called(plan: Call, arguments: dict[str, Any]) -> Any:
-    # A constructor that builds from dicts itself, as users' modules do, finds the default scope of its own place.
+    # A constructor that builds from dicts itself, as users' modules do, finds the default scope of its place.
     with core.default_scope(plan.scope):
         try:
             return plan.component(**arguments)

@@ -38,7 +38,8 @@ class Registry:
 
     A config's ``type`` is a class, ``'scope.Name'`` or ``'Name'``. A plain name is looked up in the default
     scope, then among what the user's own modules registered, then in the standard scopes ``detcore``,
-    ``models``, ``backbones``, ``datasets``. Only registered names build; a dotted string is never an import path.
+    ``models``, ``backbones``, ``datasets``; what a user registered with ``force=True`` comes before all.
+    Only registered names build; a dotted string is never an import path.
 
     Args:
         name: How plugins' tables name this registry, for example ``"models"``.
@@ -52,10 +53,12 @@ class Registry:
         REGISTRIES[name] = self
         REGISTRY_NAMES.add(name)
 
-    def build(self, cfg: Any, *, default_scope: str | None = None, path: str = "", **default_args: Any) -> Any:
+    def build(
+        self, cfg: Any, *, default_scope: str | None = None, path: str = "", **default_args: Any
+    ) -> Any:
         """Build what a config describes, nested parts first.
 
-        The whole tree is validated before anything is built. An object that is not a dict is returned as it is.
+        The whole tree is validated before anything is built. What is not a dict is returned as it is.
 
         Args:
             cfg: ``dict(type=..., **arguments)``; not modified.
@@ -71,7 +74,8 @@ class Registry:
         # Here, not above: reading signatures needs the registries, and whoever only registers needs neither.
         from detcore.registry.building import build
 
-        return build(self, cfg, default_scope=default_scope or current_scope(), path=path, default_args=default_args)
+        scope = default_scope or current_scope()
+        return build(self, cfg, scope=scope, path=path, default_args=default_args)
 
     def check(self, cfg: Any, *, default_scope: str | None = None, path: str = "") -> list["Problem"]:
         """Everything that :meth:`build` would refuse, without building anything."""
@@ -79,7 +83,7 @@ class Registry:
             return []
         from detcore.registry.building import check
 
-        return check(self, cfg, default_scope=default_scope or current_scope(), path=path)
+        return check(self, cfg, scope=default_scope or current_scope(), path=path)
 
     def get(self, name: str | Callable[..., Any], *, default_scope: str | None = None) -> Callable[..., Any]:
         """The class or function behind a ``type``.
@@ -105,7 +109,7 @@ class Registry:
         return f"Registry({self.name!r})"
 
     def __reduce__(self) -> tuple[Callable[[str], "Registry"], tuple[str]]:
-        return _registry_named, (self.name,)  # a registry is known by its name, in copies and in other processes
+        return _registry_named, (self.name,)  # the one of that name, in copies and in other processes
 
     def register_module(
         self,
@@ -138,7 +142,7 @@ class Registry:
 
     def _register(self, component: Component, name: "str | list[str] | None", force: bool) -> Component:
         if not callable(component):
-            raise RegistryError(f"{self.name}: only classes and functions can be registered, got {component!r}")
+            raise RegistryError(f"{self.name}: only classes and functions register, got {component!r}")
         names = [name] if isinstance(name, str) else list(name or [component.__name__])
         for each in names:
             if not isinstance(each, str) or not each or "." in each:
@@ -172,8 +176,8 @@ class Registry:
             return None
         if len(scopes) > 1:
             raise RegistryError(
-                f"{self.name}: {new.where} cannot register itself as {name!r}, because its package serves the "
-                f"scopes {', '.join(scopes)}; name it in the package's detcore_components hook"
+                f"{self.name}: {new.where} cannot register itself as {name!r}, because its package serves "
+                f"the scopes {', '.join(scopes)}; name it in the package's detcore_components hook"
             )
         return scopes[0]
 
@@ -205,7 +209,7 @@ class Registry:
 class Deferred:
     """``Annotated[dict, Deferred(MODELS)]``: checked with the config, passed on unbuilt.
 
-    For settings that a builder completes with its own arguments (``norm_cfg``), so required arguments may lack.
+    For settings that a builder completes with its own arguments (``norm_cfg``); required ones may be missing.
 
     Attributes:
         registry: Where ``type`` is looked up.

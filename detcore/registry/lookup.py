@@ -35,7 +35,7 @@ def find(registry: Registry, name: Any, default_scope: str | None) -> Component:
         raise RegistryError(f"{registry.name}: `type` must be a name or a class, got {name!r}")
     scope, dot, bare = name.partition(".")
     if dot:
-        found = _in_scope(registry, source().table(scope), bare)
+        found = _in_scope(registry, source().table(scope), bare) if scope in source().scopes() else None
         if found is None:
             raise _not_found(registry, name, [scope])
         return found
@@ -57,6 +57,9 @@ def _plain(registry: Registry, name: str, default_scope: str | None) -> Componen
     if users is not None and users.forced:
         return users.component
     if default_scope is not None:
+        if default_scope not in source().scopes():
+            message = f"{name!r} is looked up in the default scope {default_scope!r} first, which is "
+            raise NameNotFoundError(message + source().describe(default_scope), "")
         found = _in_scope(registry, source().table(default_scope), name)
         if found is not None:
             _refuse_ambiguity(registry, name, default_scope, found, users)
@@ -79,8 +82,8 @@ def _refuse_ambiguity(
 ) -> None:
     if users is not None and users.component is not found:
         raise RegistryError(
-            f"{registry.name}: {name!r} is both in the default scope {scope!r} and registered by {users.where}; "
-            f"write '{scope}.{name}', or register yours with force=True or under another name"
+            f"{registry.name}: {name!r} is both in the default scope {scope!r} and registered by "
+            f"{users.where}; write '{scope}.{name}', or register yours with force=True or another name"
         )
 
 
@@ -112,13 +115,19 @@ def _in_scope(registry: Registry, table: ComponentTable, name: str) -> Component
 def _not_found(registry: Registry, name: str, scopes: list[str]) -> NameNotFoundError:
     message = f"there is no {name!r} in {registry.name.upper()}; searched: "
     states = [] if "." in name else [f"your modules ({len(registry.registered_names(USER))} names)"]
+    broken = None
     for scope in scopes:
-        table = source().try_table(scope)
-        states.append(f"{scope} ({source().describe(scope) if table is None else _extent(registry, table)})")
-    hints = [hint for hint in (_close_names(registry, name), _other_registries(registry, name)) if hint]
-    if "." in name:
+        try:
+            states.append(f"{scope} ({_extent(registry, source().table(scope))})")
+        except PluginError as error:
+            states.append(f"{scope} ({source().describe(scope)})")
+            broken = broken or (error if error.__cause__ is not None else None)
+    hints = [_close_names(registry, name), _other_registries(registry, name), source().provider(name)]
+    if "." in name and source().describe(scopes[0]) == "not installed":
         hints.append("a name with a dot means 'scope.Name', never an import path")
-    return NameNotFoundError(message + ", ".join(states), "; ".join(hints))
+    missing = NameNotFoundError(message + ", ".join(states), "; ".join(hint for hint in hints if hint))
+    missing.__cause__ = broken  # what a broken plugin would have brought may be what is missing
+    return missing
 
 
 def _extent(registry: Registry, table: ComponentTable) -> str:
@@ -162,13 +171,10 @@ def _resolvable(names: Reference | None) -> list[str]:
 
 def _other_registries(registry: Registry, name: str) -> str:
     """Says so when the name is right and only the place in the config is wrong."""
+    bare = name.rpartition(".")[2]
+    tables = [table for table in map(source().loaded_table, source().scopes()) if table is not None]
     for other in REGISTRIES.values():
-        if other is registry:
-            continue
-        try:
-            reference = standard_reference(other, name)
-        except PluginError:
-            continue
-        if reference is not None or other.registered(USER, name) is not None:
-            return f"{name!r} is one of {other.name.upper()}, which cannot stand here"
+        listed = other.registered(USER, bare) or any(table.get(other.name, bare) for table in tables)
+        if other is not registry and listed:
+            return f"{bare!r} is one of {other.name.upper()}, which cannot stand here"
     return ""

@@ -1,6 +1,7 @@
 """The plan of a build: every component found and every argument bound, with all problems of a config at once.
 
-Components' annotations say which arguments are parts, see :mod:`detcore.registry.signatures`. No constructor runs here.
+Components' annotations say which arguments are parts, see :mod:`detcore.registry.signatures`.
+No constructor runs here.
 """
 import copy
 import difflib
@@ -9,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from detcore.errors import ConfigError, DetcoreError
-from detcore.registry.lookup import NameNotFoundError
 from detcore.registry.core import Deferred, Factory, Registry
+from detcore.registry.lookup import NameNotFoundError
 from detcore.registry.signatures import UNTOUCHED, Slot, parameters_of
 
 
@@ -116,7 +117,7 @@ class Planner:
         try:
             component = registry.get(given.pop("type"), default_scope=scope)
             given = self._prepared(component, given, path)
-        except Exception as error:  # whatever a plugin's module or prepare_config raises is one problem among others
+        except Exception as error:  # a plugin's module or prepare_config may raise anything: one problem more
             self._failed(path, error)
             return None
         return self._call(component, given, path, scope, complete=complete, allow=allow)
@@ -176,7 +177,9 @@ class Planner:
             return self._call(slot.settings, given, path, given.pop("_scope_", scope))
         if slot.entries is not None:
             entries = slot.entries
-            return Several({key: self._value(entries, each, joined(path, key), scope) for key, each in value.items()})
+            return Several(
+                {key: self._value(entries, each, joined(path, key), scope) for key, each in value.items()}
+            )
         if slot.part is not None and not slot.plain:
             return self._part_for(slot.part, value, path, scope)
         return value

@@ -101,7 +101,7 @@ class ComponentTable:
                 "an intended override says components.add(..., override=True)"
             )
         if known is None and override:
-            raise PluginError(f"{self._label()}: {registry} {name!r} overrides nothing; leave out override=True")
+            raise PluginError(f"{self._label()}: {registry} {name!r} overrides nothing; drop override=True")
         if known is not None:
             self.overrides.append((registry, name, known.target, target))
         names[name] = Reference(target, self.scope, self.owner)
@@ -176,6 +176,9 @@ class ScopeSource(Protocol):
     def describe(self, scope: str) -> str:
         """The state of a scope in a few words, with the pip line if a known package would bring it."""
 
+    def provider(self, name: str) -> str:
+        """Which known package that is not installed provides a name, with its pip line; may be empty."""
+
     def scopes_of(self, module: str) -> list[str]:
         """Scopes whose own package holds the module."""
 
@@ -184,7 +187,7 @@ _factory: Callable[[], ScopeSource] | None = None
 
 
 def connect(factory: Callable[[], ScopeSource] | None) -> Callable[[], ScopeSource] | None:
-    """Say where scopes come from; called once by ``detcore/__init__.py``. Returns what was connected before."""
+    """Say where scopes come from; called by ``detcore/__init__.py``. Returns what was connected before."""
     global _factory
     before, _factory = _factory, factory
     return before

@@ -16,6 +16,8 @@ from detcore.registry import MODELS, Deferred, Factory, Registry
 
 logger = logging.getLogger(__name__)
 
+Mark = Registry | Deferred | Factory
+
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
@@ -29,7 +31,7 @@ class Slot:
         plain: A dict as it stands is fine, too.
     """
 
-    part: Registry | Deferred | Factory | None = None
+    part: Mark | None = None
     settings: type | None = None
     items: "Slot | None" = None
     entries: "Slot | None" = None
@@ -86,16 +88,15 @@ def _read(component: Callable[..., Any]) -> Parameters:
         return _of_class(component)
     function: Any = component.func if isinstance(component, functools.partial) else component
     if isinstance(function, type):
-        hints_of: Any = function.__init__
-    else:
-        hints_of = function if hasattr(function, "__annotations__") else type(function).__call__
-    return _of_callable(component, hints_of)
+        return _of_callable(component, vars(function).get("__init__", function))
+    annotated = hasattr(function, "__annotations__")
+    return _of_callable(component, function if annotated else type(function).__call__)
 
 
 def _of_callable(component: Callable[..., Any], hints_of: Any, *, skip_first: bool = False) -> Parameters:
     try:
         signature = inspect.signature(component)
-    except (TypeError, ValueError):  # written in C, without a text signature: nothing is known, nothing is refused
+    except (TypeError, ValueError):  # written in C, without text signature: nothing is known or refused
         return Parameters({}, frozenset(), UNTOUCHED)
     slots: dict[str, Slot] = {}
     required = set()
@@ -115,8 +116,8 @@ def _of_callable(component: Callable[..., Any], hints_of: Any, *, skip_first: bo
 def _of_class(cls: type) -> Parameters:
     """Parameters of a constructor, where ``**kwargs`` stands for the parent's.
 
-    Inherited parameters are never required here: the child may pass them itself, which its signature does not tell.
-    If the child names all of the parent's parameters, its ``**kwargs`` are for someone else: any name is fine then.
+    Inherited parameters are never required here: the child may pass them itself, which no signature tells.
+    If the child names all of the parent's parameters, its ``**kwargs`` are for someone else: any name does.
     """
     owners = [owner for owner in cls.__mro__ if "__init__" in vars(owner) and not _takes_nothing(owner)]
     if not owners:
@@ -140,7 +141,7 @@ def _of_class(cls: type) -> Parameters:
 
 def _of_constructor(owner: type) -> Parameters:
     init = vars(owner)["__init__"]
-    # A dataclass's fields may come from parents in other modules, whose names only the class's own walk resolves.
+    # A dataclass's fields may come from parents in other modules; get_type_hints of the class resolves those.
     return _of_callable(init, owner if dataclasses.is_dataclass(owner) else init, skip_first=True)
 
 
@@ -179,10 +180,10 @@ def slot_of(hint: Any) -> Slot:
     return _slot(hint, None)
 
 
-def _slot(hint: Any, marked: Registry | Deferred | Factory | None) -> Slot:
+def _slot(hint: Any, marked: Mark | None) -> Slot:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        found = [meta for meta in arguments[1:] if isinstance(meta, Registry | Deferred | Factory)]
+        found = [meta for meta in arguments[1:] if isinstance(meta, Mark)]
         return _slot(arguments[0], found[0] if found else marked)
     if origin is Union or origin is types.UnionType:
         return functools.reduce(lambda left, right: left | right, (_slot(each, marked) for each in arguments))
@@ -191,7 +192,7 @@ def _slot(hint: Any, marked: Registry | Deferred | Factory | None) -> Slot:
     return _leaf_slot(hint, marked)
 
 
-def _container_slot(origin: type, arguments: tuple[Any, ...], marked: Registry | Deferred | Factory | None) -> Slot:
+def _container_slot(origin: type, arguments: tuple[Any, ...], marked: Mark | None) -> Slot:
     if issubclass(origin, Sequence | Set):
         inner = [_slot(each, marked) for each in arguments if each is not Ellipsis]
         slot = functools.reduce(lambda left, right: left | right, inner, UNTOUCHED)
@@ -204,7 +205,7 @@ def _container_slot(origin: type, arguments: tuple[Any, ...], marked: Registry |
     return _leaf_slot(origin, marked)
 
 
-def _leaf_slot(hint: Any, marked: Registry | Deferred | Factory | None) -> Slot:
+def _leaf_slot(hint: Any, marked: Mark | None) -> Slot:
     if hint is type(None):
         return UNTOUCHED
     if marked is not None:

@@ -1,0 +1,112 @@
+"""``detcore plugins``: what is installed, in which state, and what is wrong."""
+import json
+import traceback
+from typing import Any
+
+import click
+
+from detcore.hookspecs import API_VERSION
+from detcore.plugins import PluginRecord, host
+from detcore.plugins.discovery import pip_line
+from detcore.registry.scopes import STANDARD_SCOPES
+
+
+@click.group()
+def command() -> None:
+    """List plugins and examine broken ones."""
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def list_plugins(as_json: bool) -> None:
+    """Show every installed plugin: scope, distribution, state, and what it brings."""
+    plugins = [describe(record) for record in host().load_all(quiet=True)]
+    if as_json:
+        click.echo(json.dumps({"api": API_VERSION, "plugins": plugins}, indent=2))
+        return
+    for plugin in plugins:
+        click.echo(_line(plugin))
+        if plugin["reason"]:
+            click.echo(f"    {plugin['reason']}")
+        for each in plugin["commands"]:
+            click.echo(f"    command: detcore {each}")
+        for each in plugin["overrides"]:
+            click.echo(f"    override: {each['registry']} {each['name']}: {each['old']} -> {each['new']}")
+    if not plugins:
+        click.echo("no plugins are installed")
+
+
+def describe(record: PluginRecord) -> dict[str, Any]:
+    """A plugin's record as plain data."""
+    table, commands = record.table, record.commands
+    components: dict[str, list[str]] = {}
+    for registry, name, _ in table or ():
+        components.setdefault(registry, []).append(name)
+    keys = ("registry", "name", "old", "new")
+    overrides = [dict(zip(keys, each, strict=True)) for each in (table.overrides if table else ())]
+    return {
+        "scope": record.scope,
+        "distributions": [{"name": claim.distribution, "version": claim.version} for claim in record.claims],
+        "module": record.claims[0].module,
+        "status": record.status,
+        "reason": record.reason,
+        "api": record.api,
+        "milliseconds": round(record.milliseconds, 1),
+        "components": components,
+        "commands": sorted(commands.commands) if commands else [],
+        "observers": sorted({hook for hook, _, _ in record.observers}),
+        "overrides": overrides,
+    }
+
+
+def _line(plugin: dict[str, Any]) -> str:
+    owners = " and ".join(f"{each['name']} {each['version']}" for each in plugin["distributions"])
+    count = sum(map(len, plugin["components"].values()))
+    brings = f"{count} components" if plugin["status"] == "loaded" else ""
+    return f"{plugin['scope']:<12} {owners:<26} {plugin['status']:<8} {brings}".rstrip()
+
+
+@command.command()
+@click.argument("scopes", nargs=-1)
+@click.option("--imports", is_flag=True, help="Import every component, too; this may take a while.")
+@click.pass_context
+def doctor(ctx: click.Context, scopes: tuple[str, ...], imports: bool) -> None:
+    """Examine all plugins, or those of the given SCOPES; exit status 1 if something is wrong."""
+    found = host()
+    records = [record for record in found.load_all(quiet=True) if not scopes or record.scope in scopes]
+    wrong = 0
+    for record in records:
+        problems = list(_problems(record, imports=imports))
+        wrong += len(problems)
+        state = "ok" if record.status == "loaded" and not problems else record.status
+        click.echo(f"{record.scope} ({record.owner}): {state}")
+        for problem in problems:
+            click.echo(_indented(problem))
+    installed = list(found.records())
+    remarks = found.permissions.unknown(installed)
+    remarks += [f"scope {scope!r} is not installed" for scope in scopes if scope not in installed]
+    for remark in remarks:
+        click.echo(remark)
+    for scope in STANDARD_SCOPES[1:]:
+        if scope not in installed and not scopes:
+            click.echo(f"standard scope {scope!r} is not installed: {pip_line(scope)}")
+    ctx.exit(1 if wrong or remarks else 0)
+
+
+def _problems(record: PluginRecord, *, imports: bool) -> list[str]:
+    if record.error is not None:
+        trace = "".join(traceback.format_exception(record.error))
+        return [f"{record.reason}\n{trace}"]
+    if not imports or record.table is None:
+        return []
+    problems = []
+    for registry, name, reference in record.table:
+        try:
+            reference.load()
+        except Exception as error:
+            problems.append(f"{registry} {name}: {error}")
+    return problems
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.rstrip().splitlines())
