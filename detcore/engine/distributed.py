@@ -1,7 +1,9 @@
 """Several processes, one model: torchrun or Slurm starts them, DDP keeps them equal.
 
-Nothing that travels between processes is a pickled object: only tensors, and bytes (JSON, npy) inside tensors.
+Nothing that travels between processes is a pickled object: only tensors, and bytes (JSON, npy) inside
+tensors.
 """
+
 import json
 import logging
 import os
@@ -62,7 +64,8 @@ def init_from_environment(
         timeout_minutes: A collective that waits longer than this ends the run.
 
     Returns:
-        ``cuda:<local rank>`` with nccl, else the CPU (``cuda:0`` if there is one and the launcher is ``none``).
+        ``cuda:<local rank>`` with nccl, else the CPU (``cuda:0`` if there is one and the launcher is
+        ``none``).
 
     Raises:
         TrainingError: When the launcher is unknown or its variables are missing.
@@ -73,7 +76,9 @@ def init_from_environment(
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     if launcher == "slurm":
         _translate_slurm()
-    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    missing = [
+        name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
+    ]
     if missing:
         raise TrainingError(
             f"launcher '{launcher}' needs the environment variables {', '.join(missing)}, which are not set;"
@@ -102,8 +107,8 @@ def wrap_model(
 ) -> nn.Module:
     """Put DDP around a model when there are several processes; alone, return it as it is.
 
-    Every process must see batches of the same size, so that the mean of their gradients is the gradient of the
-    one large batch.
+    Every process must see batches of the same size, so that the mean of their gradients is the gradient of
+    the one large batch.
 
     Args:
         model: On its device already.
@@ -130,7 +135,9 @@ def wrap_model(
 def unwrap_model(model: nn.Module) -> nn.Module:
     """The detector itself, without DDP or ``torch.compile`` around it."""
     while True:
-        inner = model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", None)
+        inner = (
+            model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", None)
+        )
         if not isinstance(inner, nn.Module):
             return model
         model = inner
@@ -189,9 +196,7 @@ def gather_bytes(payload: bytes) -> list[bytes]:
     buffer = buffer.to(device)
     gathered = [torch.empty_like(buffer) for _ in sizes]
     dist.all_gather(gathered, buffer)
-    return [
-        part[:size].cpu().numpy().tobytes() for part, size in zip(gathered, sizes, strict=True)
-    ]
+    return [part[:size].cpu().numpy().tobytes() for part, size in zip(gathered, sizes, strict=True)]
 
 
 def broadcast_seed(seed: int | None = None) -> int:
@@ -220,8 +225,8 @@ def finish(status: int = 0) -> None:
     """End this process's part in a distributed run; alone, do nothing.
 
     Interpreter exit with a live gloo group aborts now and then (`terminate called without an active
-    exception`), which would turn a good run into a failed one. So everything is flushed and the process leaves
-    at once, without the interpreter's own shutdown: call it last.
+    exception`), which would turn a good run into a failed one. So everything is flushed and the process
+    leaves at once, without the interpreter's own shutdown: call it last.
 
     Args:
         status: Exit status. With a status other than 0 nobody is waited for.
@@ -267,7 +272,9 @@ def _translate_slurm() -> None:
         )
     nodes = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_NODELIST", "localhost"))
     job = int(os.environ.get("SLURM_JOB_ID", "0"))
-    per_node = re.match(r"\d+", os.environ.get("SLURM_STEP_TASKS_PER_NODE", os.environ.get("SLURM_NTASKS_PER_NODE", "")))
+    per_node = re.match(
+        r"\d+", os.environ.get("SLURM_STEP_TASKS_PER_NODE", os.environ.get("SLURM_NTASKS_PER_NODE", ""))
+    )
     values = {
         "RANK": os.environ["SLURM_PROCID"],
         "WORLD_SIZE": os.environ["SLURM_NTASKS"],

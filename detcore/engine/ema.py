@@ -1,4 +1,5 @@
 """Averages of a model's weights over the steps of a run."""
+
 import copy
 import logging
 import math
@@ -19,7 +20,8 @@ logger = logging.getLogger(__name__)
 class AveragedModel(nn.Module):
     """A copy of a model whose weights are an average over the steps; :meth:`momentum_at` is the rule.
 
-    The first update copies the model. Buffers that are no numbers with a fraction (counters) are always copied.
+    The first update copies the model. Buffers that are no numbers with a fraction (counters) are always
+    copied.
 
     Args:
         model: Copied.
@@ -33,7 +35,11 @@ class AveragedModel(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, interval: int = 1, device: torch.device | str | None = None, update_buffers: bool = False
+        self,
+        model: nn.Module,
+        interval: int = 1,
+        device: torch.device | str | None = None,
+        update_buffers: bool = False,
     ) -> None:
         super().__init__()
         if interval < 1:
@@ -66,8 +72,8 @@ class AveragedModel(nn.Module):
         """Take in the weights of a model.
 
         Raises:
-            TrainingError: On the CPU, when they are not finite; the average is untouched then. On an accelerator
-                it is left as it was without waiting for the device.
+            TrainingError: On the CPU, when they are not finite; the average is untouched then. On an
+                accelerator it is left as it was without waiting for the device.
         """
         averaged, source = self._tensors(self.module), self._tensors(unwrap_model(model))
         names = [name for name, tensor in averaged.items() if tensor.is_floating_point()]
@@ -149,15 +155,22 @@ class ExponentialMovingAverage(AveragedModel):
     """
 
     def __init__(
-        self, model: nn.Module, momentum: float = 0.0002, interval: int = 1,
-        device: torch.device | str | None = None, update_buffers: bool = False,
+        self,
+        model: nn.Module,
+        momentum: float = 0.0002,
+        interval: int = 1,
+        device: torch.device | str | None = None,
+        update_buffers: bool = False,
     ) -> None:
         super().__init__(model, interval, device, update_buffers)
         if not 0 < momentum < 1:
             raise ConfigError(f"{type(self).__name__}: momentum must be between 0 and 1, got {momentum}")
         if momentum > 0.5:
-            logger.warning("%s: momentum is the weight of the newest model, and is usually small; got %g",
-                           type(self).__name__, momentum)
+            logger.warning(
+                "%s: momentum is the weight of the newest model, and is usually small; got %g",
+                type(self).__name__,
+                momentum,
+            )
         self.momentum = momentum
 
     def momentum_at(self, steps: int) -> float:
@@ -178,8 +191,13 @@ class ExpMomentumEMA(ExponentialMovingAverage):
     """
 
     def __init__(
-        self, model: nn.Module, momentum: float = 0.0002, gamma: int = 2000, interval: int = 1,
-        device: torch.device | str | None = None, update_buffers: bool = False,
+        self,
+        model: nn.Module,
+        momentum: float = 0.0002,
+        gamma: int = 2000,
+        interval: int = 1,
+        device: torch.device | str | None = None,
+        update_buffers: bool = False,
     ) -> None:
         super().__init__(model, momentum, interval, device, update_buffers)
         _require_positive(self, gamma)
@@ -203,8 +221,13 @@ class MomentumAnnealingEMA(ExponentialMovingAverage):
     """
 
     def __init__(
-        self, model: nn.Module, momentum: float = 0.0002, gamma: int = 100, interval: int = 1,
-        device: torch.device | str | None = None, update_buffers: bool = False,
+        self,
+        model: nn.Module,
+        momentum: float = 0.0002,
+        gamma: int = 100,
+        interval: int = 1,
+        device: torch.device | str | None = None,
+        update_buffers: bool = False,
     ) -> None:
         super().__init__(model, momentum, interval, device, update_buffers)
         _require_positive(self, gamma)
@@ -231,5 +254,7 @@ def _require_positive(owner: nn.Module, gamma: int) -> None:
 def _not_finite(names: list[str], tensors: list[Tensor]) -> str:
     bad = [name for name, tensor in zip(names, tensors, strict=True) if not torch.isfinite(tensor).all()]
     more = f" and {len(bad) - 6} more" if len(bad) > 6 else ""
-    return (f"the weights are not finite after this step and were not averaged: {', '.join(bad[:6])}{more};"
-            " the last checkpoint is good; resume from it with a lower learning rate")
+    return (
+        f"the weights are not finite after this step and were not averaged: {', '.join(bad[:6])}{more};"
+        " the last checkpoint is good; resume from it with a lower learning rate"
+    )

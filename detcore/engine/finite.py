@@ -1,4 +1,5 @@
 """Finding losses and gradients that are not finite, with a message that says where they came from."""
+
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -108,8 +109,11 @@ class FiniteGuard:
             return
         for record in records:
             if not all(bool(flag) for flag in record.flags):
-                raise TrainingError(_message(record, "the loss or its gradients were not finite; the weights"
-                                             " were kept from them"))
+                raise TrainingError(
+                    _message(
+                        record, "the loss or its gradients were not finite; the weights were kept from them"
+                    )
+                )
 
     def _current(self) -> StepRecord:
         if not self.pending:
@@ -125,7 +129,8 @@ class FiniteGuard:
 def non_finite_names(tensors: Mapping[str, Any]) -> list[str]:
     """Names of the floating-point tensors that hold NaN or infinity, for a last look before saving."""
     return [
-        name for name, value in tensors.items()
+        name
+        for name, value in tensors.items()
         if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all()
     ]
 
@@ -134,7 +139,8 @@ def describe_images(batch: Any) -> list[str]:
     """One line for each image of a batch: its path and id, as far as its data sample tells.
 
     Args:
-        batch: ``dict(inputs=..., data_samples=[...])``; with several branches ``data_samples`` is a dict of lists.
+        batch: ``dict(inputs=..., data_samples=[...])``; with several branches ``data_samples`` is a dict of
+            lists.
     """
     samples = batch.get("data_samples") if isinstance(batch, Mapping) else None
     return [_describe_sample(sample) for sample in _flatten(samples)]
@@ -169,8 +175,10 @@ def _message(record: StepRecord, what: str) -> str:
         more = len(record.images) - MAX_IMAGES
         listed = ", ".join(record.images[:MAX_IMAGES]) + (f" and {more} more" if more > 0 else "")
         lines.append(f"  images: {listed}")
-    lines.append("  Look at the boxes of these images first; then try a lower learning rate, a longer warm-up,"
-                 " clip_grad, or bfloat16 instead of float16.")
+    lines.append(
+        "  Look at the boxes of these images first; then try a lower learning rate, a longer warm-up,"
+        " clip_grad, or bfloat16 instead of float16."
+    )
     return "\n".join(lines)
 
 

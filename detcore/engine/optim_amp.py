@@ -1,4 +1,5 @@
 """The optimiser wrapper whose forward pass runs in half precision."""
+
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Annotated, Any
@@ -12,7 +13,12 @@ from detcore.engine.optim_wrapper import OptimWrapper, start_momentum
 from detcore.errors import ConfigError
 from detcore.registry import OPTIMIZERS, Deferred
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
 
 
 class AmpOptimWrapper(OptimWrapper):
@@ -25,7 +31,8 @@ class AmpOptimWrapper(OptimWrapper):
     Args:
         optimizer: As in :class:`OptimWrapper`.
         loss_scale: ``'dynamic'``, a fixed factor, or arguments of ``torch.amp.GradScaler``.
-        dtype: ``'float16'``, ``'bfloat16'`` or a torch dtype; None takes float16 on CUDA and bfloat16 on the CPU.
+        dtype: ``'float16'``, ``'bfloat16'`` or a torch dtype; None takes float16 on CUDA and bfloat16 on the
+            CPU.
         accumulative_counts: As in :class:`OptimWrapper`.
         clip_grad: As in :class:`OptimWrapper`; acts on unscaled gradients.
     """

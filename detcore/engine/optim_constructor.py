@@ -1,4 +1,5 @@
 """From the config's ``optim_wrapper`` and a model to an optimiser in its wrapper."""
+
 import difflib
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +22,14 @@ logger = logging.getLogger(__name__)
 NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 DEFORMABLE = {"DeformConv2d", "ModulatedDeformConv2d"}
 PARAMWISE_KEYS = (
-    "custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult", "flat_decay_mult",
-    "dcn_offset_lr_mult", "bypass_duplicate",
+    "custom_keys",
+    "bias_lr_mult",
+    "bias_decay_mult",
+    "norm_decay_mult",
+    "dwconv_decay_mult",
+    "flat_decay_mult",
+    "dcn_offset_lr_mult",
+    "bypass_duplicate",
 )
 
 
@@ -31,9 +38,9 @@ class DefaultOptimWrapperConstructor:
 
     ``paramwise_cfg`` may hold:
 
-    - ``custom_keys``: part of a parameter's name -> ``dict(lr_mult=..., decay_mult=..., ...)``. The longest key that
-      the name holds counts (of equal length the first in the alphabet), and nothing below applies to it then.
-      Any other entry becomes a setting of the parameter's group.
+    - ``custom_keys``: part of a parameter's name -> ``dict(lr_mult=..., decay_mult=..., ...)``. The longest
+      key that the name holds counts (of equal length the first in the alphabet), and nothing below applies to
+      it then. Any other entry becomes a setting of the parameter's group.
     - ``bias_lr_mult``, ``bias_decay_mult``: biases, except those of norm layers and of deformable offsets.
     - ``norm_decay_mult``: weights and biases of norm layers.
     - ``dwconv_decay_mult``: depth-wise convolutions.
@@ -68,14 +75,17 @@ class DefaultOptimWrapperConstructor:
         groups: list[dict[str, Any]] = []
         self.add_params(groups, unwrap_model(model))
         if not groups:
-            raise ConfigError("the model has no parameter that requires a gradient, so there is nothing to optimise")
+            raise ConfigError(
+                "the model has no parameter that requires a gradient, so there is nothing to optimise"
+            )
         merged = merge_groups(groups)
         params: Any = merged[0]["params"] if len(merged) == 1 and len(merged[0]) == 1 else merged
         optimizer = OPTIMIZERS.build(dict(self.optimizer_cfg), path="optim_wrapper.optimizer", params=params)
         return OPTIM_WRAPPERS.build(self.optim_wrapper_cfg, path="optim_wrapper", optimizer=optimizer)
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module) -> None:
-        """Append one group for each trainable parameter of ``module``; constructors of one's own override this.
+        """Append one group for each trainable parameter of ``module``; constructors of one's own override
+        this.
 
         Args:
             params: Filled in place with ``dict(params=[Parameter], lr=..., weight_decay=...)``.
@@ -107,8 +117,10 @@ class DefaultOptimWrapperConstructor:
     def _meet_again(self, name: str) -> None:
         # Without rules a second name changes nothing; with rules it is unclear which name's rules count.
         if self.paramwise_cfg and not self.paramwise_cfg.get("bypass_duplicate", False):
-            raise ConfigError(f"optim_wrapper.paramwise_cfg: parameter '{name}' is shared and was met before under"
-                              " another name; set bypass_duplicate=True to let the first name decide")
+            raise ConfigError(
+                f"optim_wrapper.paramwise_cfg: parameter '{name}' is shared and was met before under"
+                " another name; set bypass_duplicate=True to let the first name decide"
+            )
 
     def _settings(
         self, prefix: str, name: str, parameter: nn.Parameter, owner: nn.Module, in_deformable: bool
@@ -150,7 +162,7 @@ class DefaultOptimWrapperConstructor:
                 return rule(key)
         return None
 
-    def _lr(self, factor: float) -> float:
+    def _lr(self, factor: Any) -> float:
         if self.base_lr is None:
             raise ConfigError("optim_wrapper: a learning-rate multiplier in paramwise_cfg needs optimizer.lr")
         return self.base_lr * factor
@@ -160,17 +172,30 @@ class DefaultOptimWrapperConstructor:
             if key not in PARAMWISE_KEYS:
                 close = difflib.get_close_matches(key, PARAMWISE_KEYS, 1)
                 hint = f"; did you mean '{close[0]}'?" if close else ""
-                raise ConfigError(f"optim_wrapper.paramwise_cfg.{key} is unknown{hint};"
-                                  f" known: {', '.join(PARAMWISE_KEYS)}")
+                raise ConfigError(
+                    f"optim_wrapper.paramwise_cfg.{key} is unknown{hint}; known: {', '.join(PARAMWISE_KEYS)}"
+                )
         custom = self.paramwise_cfg.get("custom_keys", {})
-        if not isinstance(custom, Mapping) or not all(isinstance(value, Mapping) for value in custom.values()):
-            raise ConfigError("optim_wrapper.paramwise_cfg.custom_keys must map part of a name to"
-                              f" dict(lr_mult=..., decay_mult=...), got {custom!r}")
-        decays = [key for key in ("bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult") if key in self.paramwise_cfg]
-        decays += [f"custom_keys['{key}'].decay_mult" for key, value in custom.items() if "decay_mult" in value]
+        if not isinstance(custom, Mapping) or not all(
+            isinstance(value, Mapping) for value in custom.values()
+        ):
+            raise ConfigError(
+                "optim_wrapper.paramwise_cfg.custom_keys must map part of a name to"
+                f" dict(lr_mult=..., decay_mult=...), got {custom!r}"
+            )
+        decays = [
+            key
+            for key in ("bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult")
+            if key in self.paramwise_cfg
+        ]
+        decays += [
+            f"custom_keys['{key}'].decay_mult" for key, value in custom.items() if "decay_mult" in value
+        ]
         if self.base_wd is None and decays:
-            raise ConfigError(f"optim_wrapper.paramwise_cfg: {decays[0]} multiplies optimizer.weight_decay,"
-                              " which is not set")
+            raise ConfigError(
+                f"optim_wrapper.paramwise_cfg: {decays[0]} multiplies optimizer.weight_decay,"
+                " which is not set"
+            )
 
 
 def build_optim_wrapper(model: nn.Module, cfg: Any, *, default_scope: str | None = None) -> OptimWrapper:
@@ -200,12 +225,15 @@ def build_optim_wrapper(model: nn.Module, cfg: Any, *, default_scope: str | None
         extra = {key: settings[key] for key in ("accumulative_counts", "clip_grad") if key in settings}
         made = OptimWrapper(made, **extra)
     if not isinstance(made, OptimWrapper):
-        raise ConfigError(f"constructor {name} must return an OptimWrapper or an optimiser, got {type(made).__name__}")
+        raise ConfigError(
+            f"constructor {name} must return an OptimWrapper or an optimiser, got {type(made).__name__}"
+        )
     return made
 
 
 def scale_lr(optim: OptimWrapper, *, batch_size: int, base_batch_size: int) -> float:
-    """Multiply all learning rates by ``batch_size / base_batch_size``; call it before the schedules are built.
+    """Multiply all learning rates by ``batch_size / base_batch_size``; call it before the schedules are
+    built.
 
     Args:
         optim: Changed in place.
@@ -218,12 +246,19 @@ def scale_lr(optim: OptimWrapper, *, batch_size: int, base_batch_size: int) -> f
     if base_batch_size < 1:
         raise ConfigError(f"auto_scale_lr.base_batch_size must be at least 1, got {base_batch_size}")
     if any("initial_lr" in group for group in optim.param_groups):
-        raise ConfigError("the learning rate must be scaled before the schedules are built: they hold the old one")
+        raise ConfigError(
+            "the learning rate must be scaled before the schedules are built: they hold the old one"
+        )
     factor = batch_size / base_batch_size
     for group in optim.param_groups:
         group["lr"] *= factor
-    logger.info("the learning rate is for a batch of %d, this run has %d: multiplied by %g, now %s",
-                base_batch_size, batch_size, factor, optim.get_lr())
+    logger.info(
+        "the learning rate is for a batch of %d, this run has %d: multiplied by %g, now %s",
+        base_batch_size,
+        batch_size,
+        factor,
+        optim.get_lr(),
+    )
     return factor
 
 
@@ -238,13 +273,15 @@ def merge_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def resolve_optimizer(name: str) -> type[Optimizer] | None:
-    """The optimiser of that name, in case this version of torch has more than the oldest one that we support."""
+    """The optimiser of that name in ``torch.optim``: newer versions of torch have more than our table."""
     found = getattr(torch.optim, name, None)
     is_optimizer = isinstance(found, type) and issubclass(found, Optimizer) and found is not Optimizer
     return found if is_optimizer else None
 
 
-def _modules(module: nn.Module, prefix: str = "", in_deformable: bool = False) -> Iterator[tuple[str, nn.Module, bool]]:
+def _modules(
+    module: nn.Module, prefix: str = "", in_deformable: bool = False
+) -> Iterator[tuple[str, nn.Module, bool]]:
     """Every module with its name, and whether its parent is a deformable convolution."""
     yield prefix, module, in_deformable
     is_deformable = any(cls.__name__ in DEFORMABLE for cls in type(module).__mro__)

@@ -1,8 +1,9 @@
 """The optimiser in its wrapper: accumulation, clipping, precision, and no update by non-finite gradients."""
+
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +41,14 @@ class OptimWrapper:
         clip_grad: dict | None = None,
     ) -> None:
         if not isinstance(accumulative_counts, int) or accumulative_counts < 1:
-            raise ConfigError(f"accumulative_counts must be a whole number from 1 on, got {accumulative_counts!r}")
+            raise ConfigError(
+                f"accumulative_counts must be a whole number from 1 on, got {accumulative_counts!r}"
+            )
         if not isinstance(optimizer, Optimizer):
-            raise ConfigError(f"{type(self).__name__} wraps a built optimizer, got {type(optimizer).__name__};"
-                              " build_optim_wrapper(model, cfg) builds both from a config")
+            raise ConfigError(
+                f"{type(self).__name__} wraps a built optimizer, got {type(optimizer).__name__};"
+                " build_optim_wrapper(model, cfg) builds both from a config"
+            )
         self.optimizer = optimizer
         self.accumulative_counts = accumulative_counts
         self.clip_kind, self.clip_settings = _parse_clip(clip_grad)
@@ -52,7 +57,9 @@ class OptimWrapper:
         self.num_backward = 0
         # Schedules act on this as on a group, so that logs can show the rate before any multiplier.
         groups = optimizer.param_groups
-        self.base_settings: dict[str, Any] | None = {**optimizer.defaults, "params": []} if len(groups) > 1 else None
+        self.base_settings: dict[str, Any] | None = (
+            {**optimizer.defaults, "params": []} if len(groups) > 1 else None
+        )
 
     # --- the step ---------------------------------------------------------------------------------------
 
@@ -65,7 +72,7 @@ class OptimWrapper:
         """Precision, and no exchange of gradients in steps that only accumulate."""
         with ExitStack() as stack:
             if not self.will_step(step) and hasattr(model, "no_sync"):
-                stack.enter_context(model.no_sync())
+                stack.enter_context(cast(Any, model).no_sync())
             stack.enter_context(self.autocast(device_type))
             yield
 
@@ -96,7 +103,9 @@ class OptimWrapper:
             TrainingError: When the loss depends on no parameter, or (on the CPU) gradients are not finite.
         """
         if not total.requires_grad:
-            raise TrainingError("the loss depends on no trainable parameter, so there is nothing to learn from it")
+            raise TrainingError(
+                "the loss depends on no trainable parameter, so there is nothing to learn from it"
+            )
         divisor = self.loss_divisor(step)
         self._backward(total / divisor if divisor > 1 else total)
         self.num_backward = step + 1
@@ -126,7 +135,9 @@ class OptimWrapper:
             self.optimizer.step()
 
     def _gradients(self) -> list[Tensor]:
-        return [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return [
+            p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
 
     def _norm(self, gradients: list[Tensor]) -> Tensor:
         norm_type = self.clip_settings.get("norm_type", 2.0) if self.clip_kind == "norm" else 2.0
@@ -139,7 +150,9 @@ class OptimWrapper:
         return torch.isfinite(norm)
 
     def _clip(self, gradients: list[Tensor], norm: Tensor) -> None:
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        parameters = [
+            p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
         if self.clip_kind == "norm":
             clip_grads_with_norm_(parameters, self.clip_settings["max_norm"], norm)
         elif self.clip_kind == "value":
@@ -197,8 +210,8 @@ class OptimWrapper:
             self.optimizer.load_state_dict({k: v for k, v in state.items() if k not in OWN_STATE})
         except (ValueError, KeyError) as error:
             raise CheckpointError(
-                f"the saved optimiser state does not fit this optimiser: {error}; was paramwise_cfg, the optimiser"
-                " or the set of frozen parameters changed since it was saved?"
+                f"the saved optimiser state does not fit this optimiser: {error}; was paramwise_cfg, the"
+                " optimiser or the set of frozen parameters changed since it was saved?"
             ) from error
         if self.base_settings is not None:
             saved = {k: v for k, v in state.get("base_param_settings", {}).items() if k != "params"}
@@ -212,8 +225,10 @@ class OptimWrapper:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def __repr__(self) -> str:
-        return (f"{type(self).__name__}(accumulative_counts={self.accumulative_counts}, clip={self.clip_settings},"
-                f" optimizer={self.optimizer!r})")
+        return (
+            f"{type(self).__name__}(accumulative_counts={self.accumulative_counts},"
+            f" clip={self.clip_settings}, optimizer={self.optimizer!r})"
+        )
 
 
 def step_unless(optimizer: Optimizer, broken: Tensor, gradients: list[Tensor]) -> None:
@@ -243,7 +258,7 @@ def step_unless(optimizer: Optimizer, broken: Tensor, gradients: list[Tensor]) -
 
 
 def start_momentum(optimizer: Optimizer) -> None:
-    """Give fused SGD its momentum buffers; it would keep uninitialised memory when its first step is left out."""
+    """Give fused SGD its momentum buffers: it would keep uninitialised ones if its first step is left out."""
     if not isinstance(optimizer, torch.optim.SGD):
         return
     for group in optimizer.param_groups:
@@ -258,13 +273,18 @@ def _parse_clip(clip_grad: Mapping[str, Any] | None) -> tuple[str, dict[str, Any
         return "", {}
     settings = dict(clip_grad)
     kind = settings.pop("type", "value" if "clip_value" in settings else "norm")
-    known = {"norm": {"max_norm", "norm_type", "error_if_nonfinite", "foreach"}, "value": {"clip_value", "foreach"}}
+    known = {
+        "norm": {"max_norm", "norm_type", "error_if_nonfinite", "foreach"},
+        "value": {"clip_value", "foreach"},
+    }
     if kind not in known:
         raise ConfigError(f"clip_grad: type must be 'norm' or 'value', got {kind!r}")
     unknown = sorted(set(settings) - known[kind])
     needed = "max_norm" if kind == "norm" else "clip_value"
     if unknown:
-        raise ConfigError(f"clip_grad: unknown {', '.join(unknown)}; type '{kind}' takes {', '.join(sorted(known[kind]))}")
+        raise ConfigError(
+            f"clip_grad: unknown {', '.join(unknown)}; type '{kind}' takes {', '.join(sorted(known[kind]))}"
+        )
     if not isinstance(settings.get(needed), int | float) or settings[needed] <= 0:
         raise ConfigError(f"clip_grad: {needed} must be a number above 0, got {settings.get(needed)!r}")
     settings["norm_type"] = float(settings.get("norm_type", 2.0))

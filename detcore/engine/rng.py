@@ -1,4 +1,5 @@
 """State of all random number generators, as tensors and plain data that a checkpoint may hold."""
+
 import base64
 import json
 import logging
@@ -22,14 +23,20 @@ def capture_rng() -> dict[str, Any]:
     """State of the generators of Python, numpy, torch's CPU and each CUDA device.
 
     Returns:
-        ``python`` (version, words as Tensor[625] int64, next Gaussian), ``numpy`` (words as Tensor[624] int64,
-        position, whether a Gaussian is kept, and it), ``torch`` Tensor[N] uint8, ``cuda`` list of Tensor[M] uint8.
+        ``python`` (version, words as Tensor[625] int64, next Gaussian), ``numpy`` (words as Tensor[624]
+        int64, position, whether a Gaussian is kept, and it), ``torch`` Tensor[N] uint8, ``cuda`` list of
+        Tensor[M] uint8.
     """
     version, words, gaussian = random.getstate()
     _, keys, position, has_gaussian, cached = np.random.get_state(legacy=True)
     return {
         "python": [version, torch.tensor(words, dtype=torch.int64), gaussian],
-        "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gaussian), float(cached)],
+        "numpy": [
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            int(position),
+            int(has_gaussian),
+            float(cached),
+        ],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -49,12 +56,17 @@ def restore_rng(state: Mapping[str, Any]) -> None:
         torch.set_rng_state(state["torch"].cpu())
         cuda = state["cuda"]
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(f"the saved state of the random number generators is unusable: {error!r}") from error
+        raise CheckpointError(
+            f"the saved state of the random number generators is unusable: {error!r}"
+        ) from error
     if not torch.cuda.is_available():
         return
     if len(cuda) != torch.cuda.device_count():
-        logger.warning("the checkpoint holds the random state of %d CUDA devices, here are %d: those are not restored",
-                       len(cuda), torch.cuda.device_count())
+        logger.warning(
+            "the checkpoint holds the random state of %d CUDA devices, here are %d: those are not restored",
+            len(cuda),
+            torch.cuda.device_count(),
+        )
         return
     torch.cuda.set_rng_state_all([part.cpu() for part in cuda])
 

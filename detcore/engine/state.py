@@ -1,4 +1,5 @@
 """What a training run consists of while it runs."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,4 +1,5 @@
 """One training step, on one screen."""
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from detcore.engine.state import TrainState
 from detcore.errors import TrainingError
 
 Losses = Mapping[str, Tensor | list[Tensor]]
-"""What a detector's ``loss`` returns: entries named ``*loss*`` are summed, others (``acc``) are only logged."""
+"""What a detector's ``loss`` returns: entries named ``*loss*`` are summed, others (``acc``) only logged."""
 
 
 @dataclass
@@ -66,7 +67,8 @@ def compute_losses(model: nn.Module, batch: dict[str, Any]) -> Losses:
         model: A detector with a ``data_preprocessor``, or the DDP module around one.
         batch: ``dict(inputs=[Tensor[C, H, W], ...], data_samples=[...])``.
     """
-    data = unwrap_model(model).data_preprocessor(batch, True)
+    detector: Any = unwrap_model(model)
+    data = detector.data_preprocessor(batch, True)
     return model(**data, mode="loss")
 
 
@@ -82,7 +84,9 @@ def sum_losses(losses: Losses) -> Tensor:
         raise TrainingError(f"the model's loss must be a dict of tensors, got {type(losses).__name__}")
     parts = [_scalar(name, value) for name, value in losses.items() if "loss" in name]
     if not parts:
-        raise TrainingError(f"no entry of the model's losses has 'loss' in its name: {', '.join(losses) or 'none'}")
+        raise TrainingError(
+            f"no entry of the model's losses has 'loss' in its name: {', '.join(losses) or 'none'}"
+        )
     return sum(parts[1:], parts[0])
 
 
@@ -114,5 +118,6 @@ def _scalar(name: str, value: Any) -> Tensor:
     if isinstance(value, list | tuple) and value and all(isinstance(part, Tensor) for part in value):
         return torch.stack([part.mean() if part.ndim else part for part in value]).sum()
     kind = type(value).__name__
-    raise TrainingError(f"entry '{name}' of the model's losses must be a tensor or a list of tensors, got {kind}")
-
+    raise TrainingError(
+        f"entry '{name}' of the model's losses must be a tensor or a list of tensors, got {kind}"
+    )

@@ -1,4 +1,4 @@
-"""Checkpoints: sealed files that are whole or refused, the folder that holds a run's, and loading into a model."""
+"""Checkpoints: files that are whole or refused, the folder that holds a run's, loading into a model."""
 
 from detcore.engine.checkpoint.files import load_checkpoint, save_checkpoint, verify_checkpoint
 from detcore.engine.checkpoint.folder import CheckpointFolder

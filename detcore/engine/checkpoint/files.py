@@ -7,7 +7,7 @@ import shutil
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
@@ -28,7 +28,8 @@ def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
 
     Args:
         path: Usually ``*.pth``. ``torch.load(path, weights_only=True)`` reads it.
-        content: Tensors and plain data; ``content['meta']['iter']``, where it is, is the file's age among others.
+        content: Tensors and plain data; ``content['meta']['iter']``, where it is, is the file's age among
+            others.
 
     Raises:
         CheckpointError: When the content holds something else, or the disk is full or broken.
@@ -40,7 +41,7 @@ def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             _write(file, plain, _steps(content))
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         raise CheckpointError(
@@ -57,8 +58,8 @@ def load_checkpoint(
 ) -> dict[str, Any]:
     """Read a checkpoint; never runs code from it.
 
-    A file that carries our checksum must agree with it. A file without one is read if it was written by another
-    program, unless ``require_checksum`` is set: then a missing checksum is damage.
+    A file that carries our checksum must agree with it. A file without one is read if it was written by
+    another program, unless ``require_checksum`` is set: then a missing checksum is damage.
 
     Args:
         path: A file of ``save_checkpoint`` or ``torch.save``.
@@ -66,7 +67,8 @@ def load_checkpoint(
         require_checksum: Set where only a file of our own will do, as for resuming a run from its folder.
 
     Raises:
-        CheckpointError: When there is no such file, it is damaged, or it holds more than tensors and plain data.
+        CheckpointError: When there is no such file, it is damaged, or it holds more than tensors and plain
+            data.
     """
     path = Path(path)
     try:
@@ -89,7 +91,7 @@ def load_checkpoint(
 
 
 def verify_checkpoint(path: str | Path) -> str | None:
-    """What is wrong with a checkpoint of ours, in words; None if it is whole. Reads every byte, loads nothing."""
+    """What is wrong with a checkpoint of ours, in words; None if it is whole. Reads all, loads nothing."""
     try:
         with Path(path).open("rb") as file:
             _check_seal(file, Path(path), True)
@@ -101,7 +103,7 @@ def verify_checkpoint(path: str | Path) -> str | None:
 
 
 def temporary_path(path: Path) -> Path:
-    """Where this process writes what is to become ``path``: in the same folder, hidden, and known as its own."""
+    """Where this process writes what is to become ``path``: in its folder, hidden, and known as its own."""
     return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
 
 
@@ -110,7 +112,7 @@ def write_text(path: Path, text: str) -> None:
     temporary = temporary_path(path)
     try:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise CheckpointError(
             f"cannot write {path}: {error.strerror or error} ({_free_space(path.parent)})"
@@ -123,7 +125,7 @@ def write_text(path: Path, text: str) -> None:
 def _write(file: BinaryIO, plain: dict[str, Any], step: int) -> None:
     writer = SealingWriter(file)
     try:
-        torch.save(plain, writer)
+        torch.save(plain, cast(IO[bytes], writer))  # it needs no more than write and flush
     except Exception:
         if writer.error is None:
             raise
@@ -155,8 +157,8 @@ def _read(file: BinaryIO, path: Path, map_location: str | torch.device) -> Any:
         reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
         if "nsupported global" in str(error) or "Unsupported" in str(error):
             raise CheckpointError(
-                f"{path} is refused: it holds more than tensors and plain data, which only running code from it could"
-                f" restore ({_refused(str(error))})"
+                f"{path} is refused: it holds more than tensors and plain data, which only running code from"
+                f" it could restore ({_refused(str(error))})"
             ) from error
         raise CheckpointError(f"{path} is damaged, or no checkpoint of torch: {reason}") from error
 

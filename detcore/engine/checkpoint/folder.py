@@ -64,7 +64,8 @@ class CheckpointFolder:
         return sorted(found, key=_age, reverse=True)
 
     def newest_good(self) -> Path | None:
-        """The newest regular checkpoint that is whole; each damaged one that is passed over is named in a warning.
+        """The newest regular checkpoint that is whole; each damaged one that is passed over is named in a
+        warning.
 
         Returns:
             None where there is no checkpoint at all.
@@ -111,8 +112,8 @@ class CheckpointFolder:
     def prune(self, keep: int, *, protect: Iterable[str] = ()) -> list[Path]:
         """Delete all regular checkpoints but the newest ``keep``.
 
-        Never deleted: the newest one that is whole, even if younger ones are damaged; the best; protected ones;
-        files that are not ours, or whose age cannot be read.
+        Never deleted: the newest one that is whole, even if younger ones are damaged; the best; protected
+        ones; files that are not ours, or whose age cannot be read.
 
         Args:
             keep: How many stay; below 1 all stay.

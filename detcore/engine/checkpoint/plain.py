@@ -18,8 +18,9 @@ MAX_DEPTH = 200
 def to_plain(value: Any, path: str = "") -> Any:
     """Copy of nested data in which everything is a tensor on the CPU or plain.
 
-    Parameters become tensors, numpy scalars numbers, numpy arrays tensors, other mappings dicts, paths strings.
-    Tensors that share their memory go on sharing it; a view of larger memory becomes a copy of its own part.
+    Parameters become tensors, numpy scalars numbers, numpy arrays tensors, other mappings dicts, paths
+    strings. Tensors that share their memory go on sharing it; a view of larger memory becomes a copy of its
+    own part.
 
     Args:
         value: Anything.
@@ -92,7 +93,7 @@ class _Plain:
             return torch.from_numpy(np.ascontiguousarray(value).copy())
         if isinstance(value, PurePath):
             return str(value)
-        for base in (bool, int, float, str, bytes):  # enumerations and other dressed-up numbers and strings
+        for base in (int, float, str):  # enumerations and other dressed-up numbers and strings
             if isinstance(value, base):
                 return base(value)
         kind = f"{type(value).__module__}.{type(value).__qualname__}"

@@ -1,9 +1,9 @@
 """The checksum that a checkpoint carries, as the comment at the end of its zip archive.
 
-``torch.save`` writes a zip archive, whose last record ends with a comment of free length; every reader skips it. Ours
-is ``detcore1 step=000000000012 crc=xxxxxxxx sha256=...``: the SHA-256 of every byte before it, comment length included.
-``step`` orders a folder's files without loading them, and has a checksum of its own, so that a damaged number is
-noticed, too, before the file is read.
+``torch.save`` writes a zip archive, whose last record ends with a comment of free length; every reader skips
+it. Ours is ``detcore1 step=000000000012 crc=xxxxxxxx sha256=...``: the SHA-256 of every byte before it,
+comment length included. ``step`` orders a folder's files without loading them, and has a checksum of its own,
+so that a damaged number is noticed, too, before the file is read.
 """
 
 import hashlib
@@ -71,10 +71,11 @@ def compute_sha256(file: BinaryIO) -> str:
 
 
 class SealingWriter:
-    """Takes the bytes of an archive as ``torch.save`` writes them, and writes them on with the seal at the end.
+    """Takes the bytes of an archive as ``torch.save`` writes them, and writes them on with the seal at the
+    end.
 
-    An exception inside torch's writer would end in a second one that hides the first, or worse; so the first is
-    kept and what follows is dropped. :meth:`finish` raises it.
+    An exception inside torch's writer would end in a second one that hides the first, or worse; so the first
+    is kept and what follows is dropped. :meth:`finish` raises it.
 
     Args:
         file: Open for writing.

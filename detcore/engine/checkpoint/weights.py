@@ -52,8 +52,8 @@ def load_into_model(
         What did not fit; empty if strict.
 
     Raises:
-        CheckpointError: When strict and something does not fit (the model is as it was if shapes differ), or when
-            nothing fits at all.
+        CheckpointError: When strict and something does not fit (the model is as it was if shapes differ), or
+            when nothing fits at all.
     """
     model = unwrap_model(model)
     weights = _without_wrapper(state_dict, model)
@@ -139,8 +139,8 @@ def _hint(weights: Mapping[str, Any], own: Mapping[str, Any], report: LoadReport
         for part in sorted({name.split(".", 1)[0] + "." for name in report.missing}):
             if _mostly_in([part + name for name in report.unexpected], own):
                 return (
-                    f"the file's keys lack the prefix '{part}': if these are weights of that part alone, give them"
-                    " to it with init_cfg=dict(type='Pretrained', checkpoint=...)"
+                    f"the file's keys lack the prefix '{part}': if these are weights of that part alone, give"
+                    " them to it with init_cfg=dict(type='Pretrained', checkpoint=...)"
                 )
     if "state_dict" in weights:
         return "the weights seem to be below the key 'state_dict' of this file"

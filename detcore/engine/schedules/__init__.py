@@ -1,4 +1,5 @@
 """Schedules of learning rate and momentum: they multiply or shift the current value, in turn or at once."""
+
 from detcore.engine.schedules.base import INF, ParamScheduler
 from detcore.engine.schedules.composed import ParamSchedules, build_schedules
 

@@ -1,4 +1,5 @@
 """What all schedules share: when they act, on what, and how they are saved."""
+
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,8 +18,8 @@ INF = int(1e9)
 class ParamScheduler:
     """Moves one setting of all parameter groups, step by step.
 
-    Each step computes the next value from the current one, so that several schedules may act on one setting, in
-    turn or at once. The first step is made by the constructor, so the value it leaves is that of the first
+    Each step computes the next value from the current one, so that several schedules may act on one setting,
+    in turn or at once. The first step is made by the constructor, so the value it leaves is that of the first
     iteration (or epoch). Subclasses implement :meth:`_get_value`.
 
     Args:
@@ -26,7 +27,8 @@ class ParamScheduler:
         param_name: The setting, such as ``lr`` or ``momentum``.
         begin: First step (iteration or epoch) at which it acts.
         end: First step at which it acts no more.
-        last_step: Steps it has acted already minus 1; other than -1 only where ``initial_*`` is in the groups.
+        last_step: Steps it has acted already minus 1; other than -1 only where ``initial_*`` is in the
+            groups.
         by_epoch: Whether steps are epochs; else iterations.
         verbose: Log every change at INFO level.
     """
@@ -46,7 +48,9 @@ class ParamScheduler:
         verbose: bool = False,
     ) -> None:
         if end <= begin:
-            raise ConfigError(f"{type(self).__name__}: end must be larger than begin, got begin={begin}, end={end}")
+            raise ConfigError(
+                f"{type(self).__name__}: end must be larger than begin, got begin={begin}, end={end}"
+            )
         self.optimizer = optimizer
         self.param_name = param_name
         self.begin, self.end = begin, end
@@ -59,7 +63,13 @@ class ParamScheduler:
 
     @classmethod
     def build_iter_from_epoch(
-        cls, *args: Any, epoch_length: int, begin: float = 0, end: float = INF, by_epoch: bool = True, **kwargs: Any
+        cls,
+        *args: Any,
+        epoch_length: int,
+        begin: float = 0,
+        end: float = INF,
+        by_epoch: bool = True,
+        **kwargs: Any,
     ) -> "ParamScheduler":
         """Build one that acts by iteration from arguments that count epochs.
 
@@ -78,8 +88,9 @@ class ParamScheduler:
                 value = kwargs[name]
                 many = isinstance(value, list | tuple)
                 kwargs[name] = [part * epoch_length for part in value] if many else value * epoch_length
-        last = INF if end == INF else int(end * epoch_length)
-        return cls(*args, begin=int(begin * epoch_length), end=last, by_epoch=False, **kwargs)
+        kwargs["begin"] = int(begin * epoch_length)
+        kwargs["end"] = INF if end == INF else int(end * epoch_length)
+        return cls(*args, **{**kwargs, "by_epoch": False})
 
     def step(self) -> None:
         """Go to the next step; within ``begin`` and ``end`` this sets new values."""
@@ -94,7 +105,11 @@ class ParamScheduler:
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and base values; the current values are in the optimiser's own state."""
-        return {"last_step": self.last_step, "global_step": self._global_step, "base_values": list(self.base_values)}
+        return {
+            "last_step": self.last_step,
+            "global_step": self._global_step,
+            "base_values": list(self.base_values),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a saved state."""
@@ -115,12 +130,16 @@ class ParamScheduler:
         for i, group in enumerate(self.optimizer.param_groups):
             if self.param_name not in group:
                 known = ", ".join(sorted(set(group) - {"params"}))
-                raise ConfigError(f"{type(self).__name__}: the optimiser has no '{self.param_name}'; it has {known}")
+                raise ConfigError(
+                    f"{type(self).__name__}: the optimiser has no '{self.param_name}'; it has {known}"
+                )
             if self.last_step == -1:
                 group.setdefault(initial, group[self.param_name])
             elif initial not in group:
-                raise ConfigError(f"{type(self).__name__}: last_step={self.last_step}, but parameter group {i} has no"
-                                  f" '{initial}'")
+                raise ConfigError(
+                    f"{type(self).__name__}: last_step={self.last_step}, but parameter group {i} has no"
+                    f" '{initial}'"
+                )
             yield group[initial]
 
     def _set_values(self, values: list[float]) -> None:

@@ -1,4 +1,5 @@
 """All schedules of a run as one object."""
+
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -66,13 +67,17 @@ class ParamSchedules:
 
 
 def build_schedules(
-    cfg: Any, optim: OptimWrapper | Optimizer, *, epoch_length: int | None = None, default_scope: str | None = None
+    cfg: Any,
+    optim: OptimWrapper | Optimizer,
+    *,
+    epoch_length: int | None = None,
+    default_scope: str | None = None,
 ) -> ParamSchedules:
     """Build a run's schedules; each sets its first value at once.
 
     Args:
-        cfg: ``dict(type='MultiStepLR', ...)``, a list of such, or None. ``convert_to_iter_based=True`` makes one
-            that is written in epochs act at every iteration.
+        cfg: ``dict(type='MultiStepLR', ...)``, a list of such, or None. ``convert_to_iter_based=True`` makes
+            one that is written in epochs act at every iteration.
         optim: What they act on.
         epoch_length: Iterations in an epoch, for those that are converted.
         default_scope: Where plain names are looked up first.
@@ -82,11 +87,15 @@ def build_schedules(
     """
     configs = [] if cfg is None else [cfg] if isinstance(cfg, Mapping | ParamScheduler) else list(cfg)
     with in_scope(default_scope):
-        schedules = [_build_one(one, optim, epoch_length, f"param_scheduler[{i}]") for i, one in enumerate(configs)]
+        schedules = [
+            _build_one(one, optim, epoch_length, f"param_scheduler[{i}]") for i, one in enumerate(configs)
+        ]
     return ParamSchedules(schedules)
 
 
-def _build_one(cfg: Any, optim: OptimWrapper | Optimizer, epoch_length: int | None, path: str) -> ParamScheduler:
+def _build_one(
+    cfg: Any, optim: OptimWrapper | Optimizer, epoch_length: int | None, path: str
+) -> ParamScheduler:
     if isinstance(cfg, ParamScheduler):
         return cfg
     if not isinstance(cfg, Mapping):
@@ -96,8 +105,10 @@ def _build_one(cfg: Any, optim: OptimWrapper | Optimizer, epoch_length: int | No
     if not convert:
         return PARAM_SCHEDULERS.build(settings, path=path, optimizer=optim)
     if not epoch_length or epoch_length < 1:
-        raise ConfigError(f"{path}: convert_to_iter_based needs the number of iterations in an epoch,"
-                          f" which is {epoch_length}")
+        raise ConfigError(
+            f"{path}: convert_to_iter_based needs the number of iterations in an epoch,"
+            f" which is {epoch_length}"
+        )
     # Validated as it is written, in epochs, before it is built by its own constructor in iterations.
     problems = PARAM_SCHEDULERS.check({**settings, "optimizer": None}, path=path)
     if problems:

@@ -1,4 +1,5 @@
-"""The curves: each class is one recurrence, t the steps since ``begin``, v the value, v0 its initial value."""
+"""The curves: each class is one recurrence; t counts steps since ``begin``, v0 is the initial value."""
+
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -24,8 +25,13 @@ class ConstantParamScheduler(ParamScheduler):
     """
 
     def __init__(
-        self, optimizer: Optimizer | OptimWrapper, param_name: str, factor: float = 1.0 / 3, begin: int = 0,
-        end: int = INF, **kwargs: Any,
+        self,
+        optimizer: Optimizer | OptimWrapper,
+        param_name: str,
+        factor: float = 1.0 / 3,
+        begin: int = 0,
+        end: int = INF,
+        **kwargs: Any,
     ) -> None:
         _in_unit_range(self, "factor", factor)
         self.factor = factor
@@ -55,8 +61,14 @@ class LinearParamScheduler(ParamScheduler):
     """
 
     def __init__(
-        self, optimizer: Optimizer | OptimWrapper, param_name: str, start_factor: float = 1.0 / 3,
-        end_factor: float = 1.0, begin: int = 0, end: int = INF, **kwargs: Any,
+        self,
+        optimizer: Optimizer | OptimWrapper,
+        param_name: str,
+        start_factor: float = 1.0 / 3,
+        end_factor: float = 1.0,
+        begin: int = 0,
+        end: int = INF,
+        **kwargs: Any,
     ) -> None:
         _in_unit_range(self, "start_factor", start_factor)
         _in_unit_range(self, "end_factor", end_factor)
@@ -71,8 +83,10 @@ class LinearParamScheduler(ParamScheduler):
         rise = self.end_factor - self.start_factor
         before = self.total_iters * self.start_factor + (self.last_step - 1) * rise
         if before == 0:
-            raise ConfigError(f"{type(self).__name__}: start_factor=0 leaves nothing to multiply; use a small number,"
-                              " such as 1e-6")
+            raise ConfigError(
+                f"{type(self).__name__}: start_factor=0 leaves nothing to multiply; use a small number,"
+                " such as 1e-6"
+            )
         return [value * (1.0 + rise / before) for value in values]
 
 
@@ -90,7 +104,12 @@ class StepParamScheduler(ParamScheduler):
     per_epoch = ("step_size",)
 
     def __init__(
-        self, optimizer: Optimizer | OptimWrapper, param_name: str, step_size: int, gamma: float = 0.1, **kwargs: Any
+        self,
+        optimizer: Optimizer | OptimWrapper,
+        param_name: str,
+        step_size: int,
+        gamma: float = 0.1,
+        **kwargs: Any,
     ) -> None:
         if step_size < 1:
             raise ConfigError(f"{type(self).__name__}: step_size must be at least 1, got {step_size}")
@@ -118,11 +137,17 @@ class MultiStepParamScheduler(ParamScheduler):
     per_epoch = ("milestones",)
 
     def __init__(
-        self, optimizer: Optimizer | OptimWrapper, param_name: str, milestones: Sequence[int], gamma: float = 0.1,
+        self,
+        optimizer: Optimizer | OptimWrapper,
+        param_name: str,
+        milestones: Sequence[int],
+        gamma: float = 0.1,
         **kwargs: Any,
     ) -> None:
         if isinstance(milestones, str) or not isinstance(milestones, Sequence):
-            raise ConfigError(f"{type(self).__name__}: milestones must be a list of steps, got {milestones!r}")
+            raise ConfigError(
+                f"{type(self).__name__}: milestones must be a list of steps, got {milestones!r}"
+            )
         self.milestones, self.gamma = Counter(milestones), gamma
         super().__init__(optimizer, param_name, **kwargs)
 
@@ -142,7 +167,9 @@ class ExponentialParamScheduler(ParamScheduler):
         **kwargs: See :class:`ParamScheduler`.
     """
 
-    def __init__(self, optimizer: Optimizer | OptimWrapper, param_name: str, gamma: float, **kwargs: Any) -> None:
+    def __init__(
+        self, optimizer: Optimizer | OptimWrapper, param_name: str, gamma: float, **kwargs: Any
+    ) -> None:
         self.gamma = gamma
         super().__init__(optimizer, param_name, **kwargs)
 
@@ -165,8 +192,14 @@ class PolyParamScheduler(ParamScheduler):
     """
 
     def __init__(
-        self, optimizer: Optimizer | OptimWrapper, param_name: str, eta_min: float = 0, power: float = 1.0,
-        begin: int = 0, end: int = INF, **kwargs: Any,
+        self,
+        optimizer: Optimizer | OptimWrapper,
+        param_name: str,
+        eta_min: float = 0,
+        power: float = 1.0,
+        begin: int = 0,
+        end: int = INF,
+        **kwargs: Any,
     ) -> None:
         self.eta_min, self.power = eta_min, power
         self.total_iters = end - begin - 1
@@ -192,7 +225,12 @@ class QuadraticWarmupParamScheduler(ParamScheduler):
     """
 
     def __init__(
-        self, optimizer: Optimizer | OptimWrapper, param_name: str, begin: int = 0, end: int = INF, **kwargs: Any
+        self,
+        optimizer: Optimizer | OptimWrapper,
+        param_name: str,
+        begin: int = 0,
+        end: int = INF,
+        **kwargs: Any,
     ) -> None:
         if end >= INF:
             raise ConfigError(f"{type(self).__name__}: give `end`, the step at which the warm-up is over")
@@ -225,8 +263,14 @@ class CosineAnnealingParamScheduler(ParamScheduler):
     per_epoch = ("T_max",)
 
     def __init__(
-        self, optimizer: Optimizer | OptimWrapper, param_name: str, T_max: int | None = None,
-        eta_min: float | None = None, begin: int = 0, end: int = INF, eta_min_ratio: float | None = None,
+        self,
+        optimizer: Optimizer | OptimWrapper,
+        param_name: str,
+        T_max: int | None = None,
+        eta_min: float | None = None,
+        begin: int = 0,
+        end: int = INF,
+        eta_min_ratio: float | None = None,
         **kwargs: Any,
     ) -> None:
         if eta_min is not None and eta_min_ratio is not None:
@@ -243,8 +287,10 @@ class CosineAnnealingParamScheduler(ParamScheduler):
         if (self.last_step - 1 - self.T_max) % (2 * self.T_max) == 0:
             # At the very bottom the quotient below would be 0 / 0.
             rise = 1 - math.cos(math.pi / self.T_max)
-            return [value + (base - low) * rise / 2
-                    for value, base, low in zip(values, self.base_values, bottoms, strict=True)]
+            return [
+                value + (base - low) * rise / 2
+                for value, base, low in zip(values, self.base_values, bottoms, strict=True)
+            ]
         return _along_cosine(values, bottoms, self.last_step, self.T_max)
 
 
@@ -264,8 +310,13 @@ class CosineRestartParamScheduler(ParamScheduler):
     per_epoch = ("periods",)
 
     def __init__(
-        self, optimizer: Optimizer | OptimWrapper, param_name: str, periods: Sequence[int],
-        restart_weights: Sequence[float] = (1,), eta_min: float | None = None, eta_min_ratio: float | None = None,
+        self,
+        optimizer: Optimizer | OptimWrapper,
+        param_name: str,
+        periods: Sequence[int],
+        restart_weights: Sequence[float] = (1,),
+        eta_min: float | None = None,
+        eta_min_ratio: float | None = None,
         **kwargs: Any,
     ) -> None:
         name = type(self).__name__

@@ -1,4 +1,5 @@
 """The schedules under the names that configs write: on the learning rate (``*LR``) and the momentum."""
+
 from detcore.engine.schedules.base import LRMixin, MomentumMixin
 from detcore.engine.schedules.curves import (
     ConstantParamScheduler,

@@ -1,4 +1,5 @@
 """Schedules that are no plain recurrence: the one-cycle policy, and waiting for a metric to stall."""
+
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,8 @@ from detcore.errors import ConfigError
 
 
 class OneCycleParamScheduler(ParamScheduler):
-    """Up from ``eta_max / div_factor`` to ``eta_max``, then down to that start divided by ``final_div_factor``.
+    """Up from ``eta_max / div_factor`` to ``eta_max``, then down to that start divided by
+    ``final_div_factor``.
 
     Smith and Topin, Super-Convergence, arXiv:1708.07120. Not to be mixed with other schedules.
 
@@ -33,10 +35,20 @@ class OneCycleParamScheduler(ParamScheduler):
     per_epoch = ("total_steps",)
 
     def __init__(
-        self, optimizer: Optimizer | OptimWrapper, param_name: str, eta_max: float | Sequence[float] = 0,
-        total_steps: int | None = None, pct_start: float = 0.3, anneal_strategy: str = "cos", div_factor: float = 25.0,
-        final_div_factor: float = 1e4, three_phase: bool = False, begin: int = 0, end: int = INF,
-        last_step: int = -1, **kwargs: Any,
+        self,
+        optimizer: Optimizer | OptimWrapper,
+        param_name: str,
+        eta_max: float | Sequence[float] = 0,
+        total_steps: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: str = "cos",
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        begin: int = 0,
+        end: int = INF,
+        last_step: int = -1,
+        **kwargs: Any,
     ) -> None:
         if param_name != "lr":
             raise ConfigError(f"{type(self).__name__} acts on the learning rate only, got '{param_name}'")
@@ -64,7 +76,9 @@ class OneCycleParamScheduler(ParamScheduler):
 
     def _get_value(self) -> list[float]:
         if self.last_step > self.total_steps:
-            raise ConfigError(f"{type(self).__name__}: step {self.last_step} is beyond total_steps={self.total_steps}")
+            raise ConfigError(
+                f"{type(self).__name__}: step {self.last_step} is beyond total_steps={self.total_steps}"
+            )
         start = 0.0
         for last, source, target in self.phases:
             if self.last_step <= last or last == self.phases[-1][0]:
@@ -101,19 +115,36 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
     need_val_args = True
 
     def __init__(
-        self, optimizer: Optimizer | OptimWrapper, param_name: str, monitor: str = "loss", rule: str = "less",
-        factor: float = 0.1, patience: int = 10, threshold: float = 1e-4, threshold_rule: str = "rel",
-        cooldown: int = 0, min_value: float | Sequence[float] = 0.0, eps: float = 1e-8, by_epoch: bool = True,
+        self,
+        optimizer: Optimizer | OptimWrapper,
+        param_name: str,
+        monitor: str = "loss",
+        rule: str = "less",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_rule: str = "rel",
+        cooldown: int = 0,
+        min_value: float | Sequence[float] = 0.0,
+        eps: float = 1e-8,
+        by_epoch: bool = True,
         **kwargs: Any,
     ) -> None:
         name = type(self).__name__
         if rule not in ("less", "greater") or threshold_rule not in ("rel", "abs"):
-            raise ConfigError(f"{name}: rule must be 'less' or 'greater' and threshold_rule 'rel' or 'abs',"
-                              f" got {rule!r} and {threshold_rule!r}")
+            raise ConfigError(
+                f"{name}: rule must be 'less' or 'greater' and threshold_rule 'rel' or 'abs',"
+                f" got {rule!r} and {threshold_rule!r}"
+            )
         if factor >= 1 or threshold < 0 or not by_epoch:
             raise ConfigError(f"{name}: needs factor < 1, threshold >= 0 and by_epoch=True")
         self.monitor, self.rule, self.factor, self.patience = monitor, rule, factor, patience
-        self.threshold, self.threshold_rule, self.cooldown, self.eps = threshold, threshold_rule, cooldown, eps
+        self.threshold, self.threshold_rule, self.cooldown, self.eps = (
+            threshold,
+            threshold_rule,
+            cooldown,
+            eps,
+        )
         self.best = math.inf if rule == "less" else -math.inf
         self.num_bad, self.cooldown_left = 0, 0
         super().__init__(optimizer, param_name, by_epoch=by_epoch, **kwargs)
@@ -140,7 +171,9 @@ class ReduceOnPlateauParamScheduler(ParamScheduler):
         if not self.begin <= self._global_step < self.end:
             return
         if self.monitor not in metrics:
-            raise ConfigError(f"{type(self).__name__} waits for '{self.monitor}'; there are {', '.join(metrics)}")
+            raise ConfigError(
+                f"{type(self).__name__} waits for '{self.monitor}'; there are {', '.join(metrics)}"
+            )
         self.last_step += 1
         value = float(metrics[self.monitor])
         if self._is_better(value):
