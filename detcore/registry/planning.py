@@ -249,7 +249,7 @@ def joined(path: str, key: Any) -> str:
 
 def name_of(component: Callable[..., Any]) -> str:
     """How messages call a component."""
-    return getattr(component, "__qualname__", None) or repr(component)
+    return getattr(component, "__name__", None) or repr(component)
 
 
 def copied(value: Any) -> Any:
