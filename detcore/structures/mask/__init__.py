@@ -1,0 +1,7 @@
+"""Instance masks as bitmaps or polygons, with the operations that the data pipeline needs."""
+
+from detcore.structures.mask.bitmap import BitmapMasks
+from detcore.structures.mask.polygon import PolygonMasks
+from detcore.structures.mask.rasterize import polygon_to_bitmap
+
+__all__ = ["BitmapMasks", "PolygonMasks", "polygon_to_bitmap"]
