@@ -1,1 +1,7 @@
-"""."""
+"""Operations on boxes and features: suppression and pooling, over torchvision, nothing to compile."""
+
+from detcore.ops.nms import batched_nms, multiclass_nms, nms
+from detcore.ops.roi_pool import RoIAlign, RoIPool, roi_align, roi_pool
+from detcore.ops.soft_nms import soft_nms
+
+__all__ = ["RoIAlign", "RoIPool", "batched_nms", "multiclass_nms", "nms", "roi_align", "roi_pool", "soft_nms"]

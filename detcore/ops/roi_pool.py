@@ -1,0 +1,122 @@
+"""Features of regions, sampled to one size."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+
+def roi_align(
+    input: Tensor,
+    rois: Tensor,
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+) -> Tensor:
+    """RoIAlign (He et al. 2017). Coordinates stay in float32, also for half-precision features.
+
+    Args:
+        input: ``Tensor[B, C, H, W]``.
+        rois: ``Tensor[K, 5]``: image number, x1, y1, x2, y2 in pixels of the image.
+        output_size: Height and width of the results.
+        spatial_scale: Size of a pixel of the image in pixels of ``input`` (1 / stride).
+        sampling_ratio: Samples per bin along each axis; 0 takes as many as the region's size asks for.
+        aligned: Whether pixel centres lie at halves, which they do; False is the original's shift.
+
+    Returns:
+        ``Tensor[K, C, *output_size]``, of the type of ``input``.
+    """
+    _check(input, rois)
+    features = input if input.dtype == torch.float64 else input.float()
+    regions = rois.to(features.dtype)
+    pooled = torchvision.ops.roi_align(
+        features, regions, _pair(output_size), spatial_scale, sampling_ratio, aligned
+    )
+    return pooled.to(input.dtype)
+
+
+def roi_pool(
+    input: Tensor,
+    rois: Tensor,
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+) -> Tensor:
+    """RoIPool (Girshick 2015): the largest value of each bin; arguments and result as of roi_align."""
+    _check(input, rois)
+    features = input if input.dtype == torch.float64 else input.float()
+    regions = rois.to(features.dtype)
+    return torchvision.ops.roi_pool(features, regions, _pair(output_size), spatial_scale).to(input.dtype)
+
+
+class RoIAlign(nn.Module):
+    """:func:`roi_align` as a layer.
+
+    Args:
+        output_size: Height and width of the results.
+        spatial_scale: 1 / stride of the features.
+        sampling_ratio: Samples per bin along each axis; 0 takes as many as the region's size asks for.
+        pool_mode: Only ``'avg'``.
+        aligned: Whether pixel centres lie at halves.
+    """
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = 0,
+        pool_mode: Literal["avg"] = "avg",
+        aligned: bool = True,
+    ) -> None:
+        super().__init__()
+        if pool_mode != "avg":
+            raise ValueError(f"RoIAlign averages its samples: pool_mode must be 'avg', got {pool_mode!r}")
+        self.output_size = _pair(output_size)
+        self.spatial_scale = float(spatial_scale)
+        self.sampling_ratio = int(sampling_ratio)
+        self.aligned = aligned
+
+    def forward(self, input: Tensor, rois: Tensor) -> Tensor:
+        """``Tensor[K, C, *output_size]`` for features ``Tensor[B, C, H, W]`` and ``Tensor[K, 5]`` regions."""
+        return roi_align(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
+
+    def extra_repr(self) -> str:
+        """Arguments, for ``repr``."""
+        return (
+            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
+            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
+        )
+
+
+class RoIPool(nn.Module):
+    """:func:`roi_pool` as a layer; arguments as of :class:`RoIAlign`."""
+
+    def __init__(self, output_size: int | tuple[int, int], spatial_scale: float = 1.0) -> None:
+        super().__init__()
+        self.output_size = _pair(output_size)
+        self.spatial_scale = float(spatial_scale)
+
+    def forward(self, input: Tensor, rois: Tensor) -> Tensor:
+        """``Tensor[K, C, *output_size]`` for features ``Tensor[B, C, H, W]`` and ``Tensor[K, 5]`` regions."""
+        return roi_pool(input, rois, self.output_size, self.spatial_scale)
+
+    def extra_repr(self) -> str:
+        """Arguments, for ``repr``."""
+        return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return int(height), int(width)
+
+
+def _check(features: Tensor, rois: Tensor) -> None:
+    if features.dim() != 4:
+        raise ValueError(f"features must be [B, C, H, W], got shape {tuple(features.shape)}")
+    if rois.dim() != 2 or rois.size(1) != 5:
+        raise ValueError(f"rois must be [K, 5] (image number, x1, y1, x2, y2), got shape {tuple(rois.shape)}")
