@@ -1,4 +1,5 @@
 """What tests and first steps need: drawn data."""
-from detcore.testing.shapes import make_shapes, tiny_coco
+
+from detcore.data.drawn import make_shapes, tiny_coco
 
 __all__ = ["make_shapes", "tiny_coco"]

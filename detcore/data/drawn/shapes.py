@@ -13,8 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from detcore.data.drawn.outlines import SHAPES, outline, polygons_of
 from detcore.errors import DataError
-from detcore.testing.outlines import SHAPES, outline, polygons_of
 
 MIN_VISIBLE = 0.4
 _SUBPIXEL_BITS = 4
