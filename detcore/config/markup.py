@@ -1,0 +1,120 @@
+"""YAML and JSON configs: the same data as in a Python file, in bounded time and memory."""
+
+import json
+from typing import Any
+
+from detcore.config.placeholders import Placeholders, quote_bare_markup
+from detcore.config.values import MAX_DEPTH, SCALARS, Budget, ConfigFileError, LimitError, Table
+from detcore.errors import ConfigError
+
+
+def read_markup(source: str, file: str, suffix: str, budget: Budget) -> Table:
+    """Parse a YAML or JSON config; placeholders are still in its strings.
+
+    Raises:
+        ConfigFileError: It is malformed, too deep, too large, or holds more than data.
+    """
+    if "{{" in source:
+        source = quote_bare_markup(source)
+    value = _read_json(source, file) if suffix == ".json" else _read_yaml(source, file, budget)
+    if value is None:
+        value = Table()
+    if not isinstance(value, dict):
+        raise ConfigFileError(
+            file, 1, f"a config is a mapping of keys to values, got a {type(value).__name__}"
+        )
+    for key in value:
+        if not isinstance(key, str):
+            raise ConfigFileError(file, 0, f"top-level keys must be strings, got {key!r}")
+    return Table(value) if not isinstance(value, Table) else value
+
+
+def _read_json(source: str, file: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> Table:
+        table = Table(pairs)
+        if len(table) < len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise ConfigFileError(file, 0, f"the key {twice!r} stands twice in one object")
+        return table
+
+    try:
+        return json.loads(source, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise ConfigFileError(file, error.lineno, f"not valid JSON: {error.msg}") from None
+    except RecursionError:
+        raise ConfigFileError(file, 0, "nested too deeply to be a config") from None
+    except ValueError as error:  # an over-long integer
+        raise ConfigFileError(file, 0, f"not valid JSON: {error}") from None
+
+
+def _read_yaml(source: str, file: str, budget: Budget) -> Any:
+    import yaml
+
+    from detcore.config.yaml_loader import safe_loader
+
+    try:
+        loader_class = safe_loader(file, budget)
+        _check_events(source, loader_class, budget)
+        # A subclass of yaml's SafeLoader: plain data only, tags that name Python objects are refused.
+        return yaml.load(source, Loader=loader_class)  # noqa: S506
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ConfigFileError(
+            file, mark.line + 1 if mark else 0, f"not valid YAML: {error.problem}"
+        ) from None
+    except yaml.YAMLError as error:
+        raise ConfigFileError(file, 0, f"not valid YAML: {str(error).splitlines()[0]}") from None
+    except (LimitError, RecursionError) as error:
+        raise ConfigFileError(file, 0, str(error) or "nested too deeply to be a config") from None
+    except (ValueError, OverflowError) as error:
+        raise ConfigFileError(file, 0, f"not valid YAML: {error}") from None
+
+
+def _check_events(source: str, loader_class: Any, budget: Budget) -> None:
+    """Walk the document's events before anything is built, so that depth is known while it is harmless."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(source, Loader=loader_class):
+        budget.charge(1)
+        if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
+            depth += 1
+            if depth > MAX_DEPTH:
+                line = getattr(event.start_mark, "line", 0) + 1
+                raise LimitError(f"nested more than {MAX_DEPTH} levels deep (line {line})")
+        elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
+            depth -= 1
+
+
+def fill_placeholders(value: Any, placeholders: Placeholders, budget: Budget, depth: int = 0) -> Any:
+    """A copy of parsed markup with ``{{ ... }}`` replaced in all strings; keeps the lines of keys.
+
+    Raises:
+        ConfigError: A placeholder names what is not there.
+        LimitError: Shared or nested parts make it too large.
+    """
+    if type(value) is str:
+        return placeholders.fill(value) if "{{" in value else value
+    if type(value) in SCALARS:
+        return value
+    if depth > MAX_DEPTH:
+        raise LimitError(f"a value is nested more than {MAX_DEPTH} levels deep, or holds itself")
+    budget.charge(1)
+    if type(value) is list:
+        return [fill_placeholders(item, placeholders, budget, depth + 1) for item in value]
+    if not isinstance(value, dict):
+        return value
+    twin = Table()
+    lines = value.lines if isinstance(value, Table) else {}
+    for key, item in value.items():
+        try:
+            twin[key] = fill_placeholders(item, placeholders, budget, depth + 1)
+        except ConfigFileError:
+            raise
+        except ConfigError as error:
+            raise ConfigFileError(
+                *lines.get(key, (placeholders.file["fileBasename"], 0)), str(error)
+            ) from None
+    twin.lines.update(lines)
+    return twin

@@ -1,0 +1,198 @@
+"""The methods that a config may call on its values; each pays for its work before it does it."""
+
+from typing import Any
+
+from detcore.config.document import ConfigDict, closest
+from detcore.config.formats import str_format
+from detcore.config.functions import FUNCTIONS, Function, hashable, items_of, length_of, lines_of, update
+from detcore.config.values import Budget, Table, measure
+from detcore.errors import ConfigError
+
+_dict, _set, _sorted = FUNCTIONS["dict"], FUNCTIONS["set"], FUNCTIONS["sorted"]
+
+
+def _plain(name: str) -> Function:
+    """A method whose result is no longer than what it reads."""
+
+    def call(budget: Budget, target: Any, /, *args: Any, **kwargs: Any) -> Any:
+        budget.charge(length_of(target))
+        for arg in args:
+            measure(arg, budget)
+        return getattr(target, name)(*args, **kwargs)
+
+    return call
+
+
+def _cheap(name: str) -> Function:
+    """A method that takes a few steps however long the list is."""
+
+    def call(budget: Budget, target: Any, *args: Any) -> Any:
+        budget.charge(1)
+        return getattr(target, name)(*args)
+
+    return call
+
+
+def _searching(name: str) -> Function:
+    """A method that compares the whole container with its argument."""
+
+    def call(budget: Budget, target: Any, *args: Any) -> Any:
+        measure(target, budget)
+        for arg in args:
+            measure(arg, budget)
+        return getattr(target, name)(*args)
+
+    return call
+
+
+def _dict_get(budget: Budget, target: dict[Any, Any], key: Any, default: Any = None) -> Any:
+    return target.get(hashable(key, budget), default)
+
+
+def _dict_pop(budget: Budget, target: dict[Any, Any], key: Any, *default: Any) -> Any:
+    key = hashable(key, budget)
+    if key not in target and not default:
+        if isinstance(target, ConfigDict):
+            return None  # the dialect's own rule for values of a base
+        raise ConfigError(f"pop: no key {key!r}{closest(key, target)}")
+    return target.pop(key, *default)
+
+
+def _dict_setdefault(budget: Budget, target: dict[Any, Any], key: Any, default: Any = None) -> Any:
+    key = hashable(key, budget)
+    if key not in target:
+        dict.__setitem__(target, key, default)
+    return target[key]
+
+
+def _dict_update(budget: Budget, target: dict[Any, Any], /, *args: Any, **kwargs: Any) -> None:
+    new = _dict(budget, *args, **kwargs)
+    if isinstance(target, ConfigDict):
+        _merge_update(target, new, budget)
+    else:
+        update(target, new, budget)
+
+
+def _merge_update(target: dict[Any, Any], source: dict[Any, Any], budget: Budget) -> None:
+    """The dialect's ``update`` of a base's value: a dict updates a dict that is there, at every level."""
+    measure(source, budget)
+    for key, value in list(source.items()):
+        old = target.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and old is not value:
+            _merge_update(old, value, budget)
+            continue
+        dict.__setitem__(target, key, value)
+        if key in lines_of(source):
+            lines_of(target)[key] = lines_of(source)[key]
+
+
+def _dict_copy(budget: Budget, target: dict[Any, Any]) -> Table:
+    return _dict(budget, target)
+
+
+def _pairs(name: str) -> Function:
+    def call(budget: Budget, target: dict[Any, Any]) -> list[Any]:
+        budget.charge(len(target))
+        return list(getattr(target, name)())
+
+    return call
+
+
+def _dict_clear(budget: Budget, target: dict[Any, Any]) -> None:
+    target.clear()
+
+
+def _list_extend(budget: Budget, target: list[Any], values: Any) -> None:
+    target.extend(items_of(values, budget))
+
+
+def _list_sort(budget: Budget, target: list[Any], *, reverse: bool = False) -> None:
+    target[:] = _sorted(budget, target, reverse=reverse)
+
+
+def _set_add(budget: Budget, target: set[Any], value: Any) -> None:
+    target.add(hashable(value, budget))
+
+
+def _set_with(name: str) -> Function:
+    def call(budget: Budget, target: set[Any], *others: Any) -> Any:
+        budget.charge(len(target))
+        return getattr(target, name)(*(_set(budget, other) for other in others))
+
+    return call
+
+
+def _str_join(budget: Budget, target: str, values: Any) -> str:
+    parts = items_of(values, budget)
+    for part in parts:
+        budget.charge(len(target) + (len(part) if isinstance(part, str) else 0))
+    return target.join(parts)
+
+
+def _str_replace(budget: Budget, target: str, old: str, new: str, count: int = -1) -> str:
+    found = len(target) + 1 if old == "" else target.count(old)
+    budget.charge(len(target) + found * len(new))
+    return target.replace(old, new, count)
+
+
+def _str_pad(name: str) -> Function:
+    def call(budget: Budget, target: str, width: int, *fill: str) -> str:
+        budget.charge(max(width, len(target)))
+        return str(getattr(target, name)(width, *fill))
+
+    return call
+
+
+_STR_PLAIN = (
+    "capitalize casefold count endswith find index isalnum isalpha isdigit isidentifier islower isnumeric "
+    "isspace istitle isupper lower lstrip partition removeprefix removesuffix rfind rindex rpartition rsplit "
+    "rstrip split splitlines startswith strip swapcase title upper"
+)
+METHODS: dict[type, dict[str, Function]] = {
+    str: {name: _plain(name) for name in _STR_PLAIN.split()}
+    | {"join": _str_join, "replace": _str_replace, "format": str_format}
+    | {name: _str_pad(name) for name in ("center", "ljust", "rjust", "zfill")},
+    list: {name: _cheap(name) for name in ("insert", "pop", "append")}
+    | {name: _plain(name) for name in ("copy", "reverse")}
+    | {name: _searching(name) for name in ("count", "index", "remove")}
+    | {"extend": _list_extend, "sort": _list_sort, "clear": _plain("clear")},
+    tuple: {name: _searching(name) for name in ("count", "index")},
+    dict: {name: _pairs(name) for name in ("keys", "values", "items")}
+    | {"get": _dict_get, "pop": _dict_pop, "setdefault": _dict_setdefault, "update": _dict_update}
+    | {"copy": _dict_copy, "clear": _dict_clear},
+    set: {
+        name: _set_with(name)
+        for name in ("union", "intersection", "difference", "symmetric_difference", "update")
+    }
+    | {name: _set_with(name) for name in ("issubset", "issuperset", "isdisjoint")}
+    | {
+        "add": _set_add,
+        "discard": _searching("discard"),
+        "remove": _searching("remove"),
+        "copy": _plain("copy"),
+    },
+    float: {"is_integer": lambda budget, value: value.is_integer()},
+}
+CHANGING = frozenset(
+    [
+        "append",
+        "extend",
+        "insert",
+        "pop",
+        "remove",
+        "reverse",
+        "sort",
+        "clear",
+        "update",
+        "setdefault",
+        "add",
+        "discard",
+        "symmetric_difference_update",
+    ]
+)
+
+
+def method_of(value: Any, name: str) -> Function | None:
+    """The allowed method of that name for a value, or nothing."""
+    kind = dict if isinstance(value, dict) else type(value)
+    return METHODS.get(kind, {}).get(name)
