@@ -82,7 +82,7 @@ class OneCycleParamScheduler(ParamScheduler):
         start = 0.0
         for last, source, target in self.phases:
             if self.last_step <= last or last == self.phases[-1][0]:
-                part = (self.last_step - start) / (last - start)
+                part = (self.last_step - start) / (last - start) if last > start else 1.0
                 return [self._between(g[source], g[target], part) for g in self.optimizer.param_groups]
             start = last
         raise AssertionError("the last phase takes every step")
