@@ -15,13 +15,32 @@ def detcore_components(components: ComponentTable) -> None:
         "Evaluator": "detcore.evaluation.evaluator:Evaluator",
     })
     components.add_many("hooks", {
+        "CheckInvalidLossHook": "detcore.engine.hooks.check_invalid_loss:CheckInvalidLossHook",
+        "CheckpointHook": "detcore.engine.hooks.checkpoint:CheckpointHook",
+        "DetVisualizationHook": "detcore.engine.hooks.visualization:DetVisualizationHook",
+        "DistSamplerSeedHook": "detcore.engine.hooks.sampler_seed:DistSamplerSeedHook",
+        "EMAHook": "detcore.engine.hooks.ema:EMAHook",
+        "EarlyStoppingHook": "detcore.engine.hooks.early_stopping:EarlyStoppingHook",
+        "EmptyCacheHook": "detcore.engine.hooks.empty_cache:EmptyCacheHook",
+        "IterTimerHook": "detcore.engine.hooks.iter_timer:IterTimerHook",
+        "LoggerHook": "detcore.engine.hooks.logger:LoggerHook",
+        "MemoryProfilerHook": "detcore.engine.hooks.memory_profiler:MemoryProfilerHook",
+        "NumClassCheckHook": "detcore.engine.hooks.num_class_check:NumClassCheckHook",
+        "ParamSchedulerHook": "detcore.engine.hooks.param_scheduler:ParamSchedulerHook",
+        "RuntimeInfoHook": "detcore.engine.hooks.runtime_info:RuntimeInfoHook",
+        "SetEpochInfoHook": "detcore.engine.hooks.epoch_info:SetEpochInfoHook",
     })
     components.add_many("inferencers", {
         "DetInferencer": "detcore.apis.inferencer:DetInferencer",
     })
     components.add_many("log_processors", {
+        "LogProcessor": "detcore.engine.logs:LogProcessor",
     })
     components.add_many("loops", {
+        "EpochBasedTrainLoop": "detcore.engine.loops:EpochBasedTrainLoop",
+        "IterBasedTrainLoop": "detcore.engine.loops:IterBasedTrainLoop",
+        "TestLoop": "detcore.engine.evaluation_loops:TestLoop",
+        "ValLoop": "detcore.engine.evaluation_loops:ValLoop",
     })
     components.add_many("metrics", {
     })
@@ -90,6 +109,7 @@ def detcore_components(components: ComponentTable) -> None:
         "StepParamScheduler": "detcore.engine.schedules.curves:StepParamScheduler",
     })
     components.add_many("runners", {
+        "Runner": "detcore.engine.runner:Runner",
     })
     components.add_many("task_utils", {
     })

@@ -1,0 +1,248 @@
+"""Builds the parts of a run from its config."""
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detcore import plugins
+from detcore.config import Config
+from detcore.data import build_dataloader
+from detcore.engine import distributed
+from detcore.engine.hooks import Hook, HookList
+from detcore.engine.hooks.ema import EMAHook
+from detcore.engine.optim import build_optim_wrapper, scale_lr
+from detcore.engine.schedules import build_schedules
+from detcore.engine.settings import check_config, hook_configs, loop_config, warn_about_keys
+from detcore.engine.state import TrainState
+from detcore.errors import ConfigError
+from detcore.evaluation import build_evaluator
+from detcore.registry import HOOKS, LOG_PROCESSORS, LOOPS, MODELS, VISUALIZERS
+from detcore.registry.planning import InvalidConfigError
+
+_log = logging.getLogger(__name__)
+
+
+class RunParts:
+    """Builds what a runner consists of; everything is checked before anything is built.
+
+    Args:
+        cfg: The whole config.
+        trust: Whether modules that the config names may be imported.
+
+    Raises:
+        ConfigError: If anything cannot be built; all problems in one message.
+    """
+
+    def __init__(self, cfg: Config | Mapping[str, Any], *, trust: bool = False) -> None:
+        self.cfg = cfg if isinstance(cfg, Config) else Config(dict(cfg))
+        self.name = Path(self.cfg.filename).stem if self.cfg.filename else "run"
+        self.work_dir = Path(self.cfg.get("work_dir") or Path("work_dirs") / self.name)
+        self.scope: str | None = self.cfg.get("default_scope")
+        self._load_user_modules(trust)
+        warn_about_keys(self.cfg)
+        modes = [mode for mode in ("train", "val", "test") if self.cfg.get(f"{mode}_dataloader") is not None]
+        problems = check_config(self.cfg, modes)
+        if problems:
+            raise InvalidConfigError(problems)
+        self.config_text = self.cfg.pretty_text
+        self._observers = plugins.observers()
+
+    def _load_user_modules(self, trust: bool) -> None:
+        imports = self.cfg.get("custom_imports") or {}
+        if isinstance(imports, Mapping):
+            allow = bool(imports.get("allow_failed_imports", False))
+            plugins.load_user_modules(imports.get("imports") or (), trusted=trust, allow_failed=allow)
+        else:
+            plugins.load_user_modules(imports, trusted=trust)
+        plugins.load_user_modules(files=self.cfg.get("plugins") or (), trusted=trust)
+
+    def observe(self, event: str, runner: Any, **arguments: Any) -> None:
+        """Tell plugins' observers of an event."""
+        if self._observers:
+            getattr(self._observers, event)(state=runner.state, **arguments)
+
+    def plugins(self) -> list[dict[str, str]]:
+        """Scope and distribution of every plugin that this process has loaded."""
+        loaded = (
+            (scope, record) for scope, record in plugins.host().records().items() if record.status == "loaded"
+        )
+        return [{"scope": scope, "distribution": record.owner} for scope, record in loaded]
+
+    def build_model(self, device: torch.device) -> nn.Module:
+        """The model on its device, not initialised yet."""
+        model_cfg = self.cfg["model"]
+        preprocessor = self.cfg.get("data_preprocessor")
+        if (
+            preprocessor is not None
+            and isinstance(model_cfg, Mapping)
+            and "data_preprocessor" not in model_cfg
+        ):
+            model_cfg = {**model_cfg, "data_preprocessor": preprocessor}
+        model = MODELS.build(model_cfg, default_scope=self.scope, path="model").to(device)
+        if self.cfg.get("channels_last"):
+            model = model.to(memory_format=torch.channels_last)
+        return model
+
+    def initialise(self, model: nn.Module) -> None:
+        """Give the model its first weights, pretrained ones as its ``init_cfg`` says."""
+        initialise = getattr(model, "init_weights", None)
+        if callable(initialise):
+            with distributed.main_first():
+                initialise()
+
+    def build_hooks(self) -> HookList:
+        """Default and custom hooks in their order."""
+        hooks = HookList()
+        for path, cfg in hook_configs(self.cfg):
+            if isinstance(cfg, Hook):
+                hooks.add(cfg)
+                continue
+            own = dict(cfg)
+            priority = own.pop("priority", None)
+            hooks.add(HOOKS.build(own, default_scope=self.scope, path=path), priority)
+        if len(hooks.find(EMAHook)) > 1:
+            raise ConfigError("custom_hooks: a run can have one EMAHook only")
+        return hooks
+
+    def build_log_processor(self) -> Any:
+        """The log processor; it counts as the training loop does where the config does not say."""
+        cfg = dict(self.cfg.get("log_processor") or {})
+        train = loop_config(self.cfg.get("train_cfg"), "EpochBasedTrainLoop") or {}
+        cfg.setdefault("by_epoch", not str(train.get("type", "")).endswith("IterBasedTrainLoop"))
+        return LOG_PROCESSORS.build(
+            {"type": "LogProcessor", **cfg}, default_scope=self.scope, path="log_processor"
+        )
+
+    def build_visualizer(self, folder: Path) -> Any:
+        """The visualiser with its backends, or None where the config has neither."""
+        cfg = self.cfg.get("visualizer")
+        if cfg is None and self.cfg.get("vis_backends"):
+            cfg = {"type": "DetLocalVisualizer", "vis_backends": self.cfg["vis_backends"]}
+        if cfg is None:
+            return None
+        if isinstance(cfg, Mapping):
+            cfg = {"save_dir": str(folder), **cfg}
+        return VISUALIZERS.build(cfg, default_scope=self.scope, path="visualizer")
+
+    def build_loader(self, mode: str, seed: int) -> Any:
+        """The loader of ``train``, ``val`` or ``test``; an object that is one already is taken as it is."""
+        cfg = self.cfg.get(f"{mode}_dataloader")
+        if not isinstance(cfg, Mapping):
+            return cfg
+        own = dict(cfg)
+        method = ((self.cfg.get("env_cfg") or {}).get("mp_cfg") or {}).get("mp_start_method")
+        if method and own.get("num_workers", 0) and "multiprocessing_context" not in own:
+            own["multiprocessing_context"] = method
+        return build_dataloader(own, seed=seed, default_scope=self.scope, path=f"{mode}_dataloader")
+
+    def build_evaluation(self, runner: Any, mode: str) -> Any:
+        """The loop that evaluates on ``val`` or ``test`` data, or None where the config has none."""
+        if self.cfg.get(f"{mode}_dataloader") is None:
+            return None
+        loader = self.build_loader(mode, runner.seed)
+        evaluator = build_evaluator(
+            self.cfg[f"{mode}_evaluator"], default_scope=self.scope, path=f"{mode}_evaluator"
+        )
+        metainfo: Any = getattr(loader.dataset, "metainfo", None)
+        evaluator.dataset_meta = metainfo
+        if runner.visualizer is not None:
+            runner.visualizer.dataset_meta = metainfo
+        loop = loop_config(self.cfg.get(f"{mode}_cfg") or {}, "ValLoop" if mode == "val" else "TestLoop")
+        return LOOPS.build(
+            loop,
+            default_scope=self.scope,
+            path=f"{mode}_cfg",
+            runner=runner,
+            dataloader=loader,
+            evaluator=evaluator,
+        )
+
+    def build_training(self, runner: Any) -> None:
+        """Give the runner its loops, its optimiser, schedules and average."""
+        cfg = self.cfg
+        loader = self.build_loader("train", runner.seed)
+        train = loop_config(cfg["train_cfg"], "EpochBasedTrainLoop")
+        runner.val_loop = self.build_evaluation(runner, "val")
+        runner.train_loop = LOOPS.build(
+            train, default_scope=self.scope, path="train_cfg", runner=runner, dataloader=loader
+        )
+        wrapped = self._wrap(runner.model)
+        optim = build_optim_wrapper(runner.model, self._optimiser(), default_scope=self.scope)
+        optim.max_steps = runner.max_iters
+        scaling = cfg.get("auto_scale_lr") or {}
+        if scaling.get("enable"):
+            self._scale_lr(optim, scaling, loader.batch_size)
+        length = runner.train_loop.epoch_length or _finite_length(loader) or 1
+        schedules = build_schedules(
+            cfg.get("param_scheduler"), optim, epoch_length=length, default_scope=self.scope
+        )
+        runner.state = TrainState(model=wrapped, optim=optim, schedules=schedules, device=runner.device)
+        for hook in runner.hooks.find(EMAHook):
+            runner.average = hook.build(runner.model, self.scope)
+            first = hook.first_step(runner.train_loop.epoch_length)
+            runner.state.after_update.append(_From(first, runner.average) if first else runner.average.update)
+
+    def _optimiser(self) -> Any:
+        cfg = self.cfg["optim_wrapper"]
+        if not isinstance(cfg, Mapping):
+            return cfg
+        own = dict(cfg)
+        amp = self.cfg.get("amp")
+        if amp:
+            if own.get("type", "OptimWrapper") not in ("OptimWrapper", "AmpOptimWrapper"):
+                raise ConfigError(
+                    f"amp needs optim_wrapper.type 'OptimWrapper' or 'AmpOptimWrapper', got {own['type']!r}"
+                )
+            own["type"] = "AmpOptimWrapper"
+            own.update(amp if isinstance(amp, Mapping) else {})
+        return own
+
+    def _scale_lr(self, optim: Any, scaling: Mapping[str, Any], batch_size: int) -> None:
+        if "base_batch_size" not in scaling:
+            raise ConfigError(
+                "auto_scale_lr.enable needs auto_scale_lr.base_batch_size, the batch size that the "
+                "config's learning rate was chosen for"
+            )
+        scale_lr(
+            optim,
+            batch_size=batch_size * distributed.world_size(),
+            base_batch_size=scaling["base_batch_size"],
+        )
+
+    def _wrap(self, model: nn.Module) -> nn.Module:
+        compiling = self.cfg.get("compile")
+        if compiling:
+            options = dict(compiling) if isinstance(compiling, Mapping) else {}
+            options.pop("enable", None)
+            model.compile(**options)
+        return distributed.wrap_model(
+            model,
+            find_unused_parameters=bool(self.cfg.get("find_unused_parameters", False)),
+            broadcast_buffers=bool(self.cfg.get("broadcast_buffers", False)),
+            static_graph=bool(self.cfg.get("static_graph", False)),
+            sync_batch_norm=bool(self.cfg.get("sync_bn")),
+        )
+
+
+class _From:
+    """An average that follows the weights until a step, and averages from there on."""
+
+    def __init__(self, first: int, average: Any) -> None:
+        self._first = first
+        self._average = average
+
+    def __call__(self, state: TrainState) -> None:
+        if state.step < self._first:
+            self._average.copy_from(state.model)
+        else:
+            self._average.update(state)
+
+
+def _finite_length(loader: Any) -> int | None:
+    try:
+        return len(loader)
+    except TypeError:
+        return None

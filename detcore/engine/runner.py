@@ -1,0 +1,327 @@
+"""One run: builds its parts from a config, then trains, validates or tests."""
+import contextlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detcore.config import Config
+from detcore.engine import distributed
+from detcore.engine.checkpoint import CheckpointFolder, load_checkpoint, load_into_model, save_checkpoint
+from detcore.engine.environment import prepare_environment
+from detcore.engine.hooks import Hook
+from detcore.engine.parts import RunParts
+from detcore.engine.records import JsonLines
+from detcore.engine.run_log import RunLog
+from detcore.engine.run_status import RunStatus
+from detcore.engine.signals import RunInterrupted, StopAsked, StopSignals
+from detcore.engine.snapshot import differences, restore_snapshot, take_snapshot
+from detcore.errors import CheckpointError, ConfigError
+
+_log = logging.getLogger("detcore.engine.runner")
+
+
+class Runner(RunStatus):
+    """Trains, validates and tests what a config describes.
+
+    Attributes are those of the manual: ``model``, ``iter``, ``epoch``, ``max_iters``, ``max_epochs``,
+    ``train_loop``, ``train_dataloader``, ``optim_wrapper``, ``param_schedulers``, ``work_dir``...
+
+    Args:
+        cfg: The whole config.
+        trust: Whether modules that the config names (``custom_imports``, ``plugins``) may be imported.
+
+    Raises:
+        ConfigError: If anything in the config cannot be built; all problems in one message.
+    """
+
+    def __init__(self, cfg: Config | Mapping[str, Any], *, trust: bool = False) -> None:
+        self.parts = RunParts(cfg, trust=trust)
+        self.cfg = self.parts.cfg
+        self.work_dir = str(self.parts.work_dir)
+        self.timestamp = time.strftime("%Y%m%d_%H%M%S")
+        self.run_dir = Path(self.work_dir) / self.timestamp
+        self.experiment_name = self.cfg.get("experiment_name") or f"{self.parts.name}_{self.timestamp}"
+        self.logger = logging.getLogger("detcore.run")
+        self.device, self.seed = prepare_environment(self.cfg)
+        self.rank, self.world_size = distributed.rank(), distributed.world_size()
+        self.config_text = self.parts.config_text
+        self.model = self.parts.build_model(self.device)
+        self.hooks = self.parts.build_hooks()
+        self.log_processor = self.parts.build_log_processor()
+        self.visualizer = self.parts.build_visualizer(self.run_dir) if self.rank == 0 else None
+        self.records = JsonLines(Path(self.work_dir) / "log.jsonl")
+        self.average: Any = None
+        self.training = False
+        self.last_validation = -1
+        self._loaded_position = {"epoch": 0, "iter": 0}
+        self._signals = StopSignals()
+        self._saved: tuple[int, int, str] | None = None
+        self._folders: dict[Path, CheckpointFolder] = {}
+
+    @classmethod
+    def from_cfg(cls, cfg: Config | Mapping[str, Any], *, trust: bool = False) -> "Runner":
+        """Make a runner from a config; the same as the constructor, under the manual's name."""
+        return cls(cfg, trust=trust)
+
+    def train(self) -> torch.nn.Module:
+        """Train to the end (or on from a checkpoint, where ``resume`` says so) and return the model.
+
+        Raises:
+            RunInterrupted: A signal asked for the end; the state was saved.
+            TrainingError: The run cannot go on, for example because a loss is not finite.
+        """
+        with self._running("train"):
+            self._begin_training()
+            self.observe("run_started")
+            self.training = True
+            self._train_until_asked()
+            self.training = False
+            for policy in self.checkpoint_policies:
+                policy.training_done(self)
+            self.call_hook("after_run")
+        return self.model
+
+    def val(self) -> dict[str, float]:
+        """Evaluate on the validation data and return the figures."""
+        return self._evaluate("val")
+
+    def test(self) -> dict[str, float]:
+        """Evaluate on the test data (or only write the predictions) and return the figures."""
+        return self._evaluate("test")
+
+    def validate(self) -> dict[str, float]:
+        """Evaluate in the middle of a training, and keep the checkpoint if it is the best."""
+        self.state.finite.raise_if_broken()
+        metrics = self.val_loop.run()
+        self.state.schedules.step_validation(metrics)
+        self.last_validation = self.iter
+        for policy in self.checkpoint_policies:
+            policy.validation_done(self, metrics)
+        return metrics
+
+    # --- those who look on ---
+
+    def register_hook(self, hook: Hook, priority: str | int | None = None) -> None:
+        """Add a hook, behind those of the same priority."""
+        self.hooks.add(hook, priority)
+
+    def call_hook(self, point: str, **arguments: Any) -> None:
+        """Call every hook at a point."""
+        self.hooks.call(point, self, **arguments)
+
+    def observe(self, event: str, **arguments: Any) -> None:
+        """Tell plugins' observers of an event: run_started, step_finished, and so on."""
+        self.parts.observe(event, self, **arguments)
+
+    def write_scalars(self, mode: str, scalars: Mapping[str, Any], step: int) -> None:
+        """Write one record to the log file and to the visualiser's backends (in the main process)."""
+        if self.rank != 0:
+            return
+        self.records.write({"mode": mode, **scalars, "step": step})
+        if self.visualizer is not None:
+            self.visualizer.add_scalars(
+                {name: value for name, value in scalars.items() if isinstance(value, int | float)}, step=step
+            )
+
+    # --- checkpoints ---
+
+    def checkpoints_of(self, folder: str | Path) -> CheckpointFolder:
+        """The checkpoints in a folder."""
+        path = Path(folder)
+        if path not in self._folders:
+            self._folders[path] = CheckpointFolder(path)
+        return self._folders[path]
+
+    def save_checkpoint(
+        self,
+        name: str,
+        *,
+        folder: str | Path | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        regular: bool = True,
+    ) -> Path:
+        """Save the run as it is; all processes must call this at the same step.
+
+        Args:
+            name: File name.
+            folder: Where to, if not the work folder.
+            save_optimizer: Whether the optimiser goes in; without it the file cannot be resumed from.
+            save_param_scheduler: Whether the schedules go in, likewise.
+            regular: Whether it is noted as the last checkpoint (the best ones are not).
+
+        Raises:
+            TrainingError: A loss since the last look was not finite: nothing is saved then.
+            CheckpointError: The file cannot be written; what was there before stays.
+        """
+        self.state.finite.raise_if_broken()
+        path = Path(folder or self.work_dir) / name
+        content = take_snapshot(
+            self, save_optimizer=save_optimizer, save_param_scheduler=save_param_scheduler
+        )
+        self.call_hook("before_save_checkpoint", checkpoint=content)
+        if self.rank == 0:
+            if regular:
+                self.checkpoints_of(path.parent).save(name, content)
+            else:
+                save_checkpoint(path, content)
+            self.logger.info("Saved %s", path)
+        distributed.barrier()
+        if save_optimizer and save_param_scheduler:
+            self._saved = (self.iter, self.epoch, str(path))
+        self.call_hook("after_save_checkpoint", checkpoint=content)
+        self.observe("checkpoint_saved", path=path)
+        return path
+
+    def publish_checkpoint(self, path: str | Path, keys: Sequence[str]) -> Path | None:
+        """Write a copy that holds only ``keys``, named after a part of its checksum."""
+        if self.rank != 0:
+            return None
+        content = load_checkpoint(path)
+        target = Path(path).with_name(f"{Path(path).stem}-published.pth")
+        save_checkpoint(target, {key: content[key] for key in keys if key in content})
+        self.logger.info("Published %s with %s", target, ", ".join(keys))
+        return target
+
+    def load_checkpoint(self, path: str | Path, *, strict: bool = False) -> dict[str, Any]:
+        """Put the weights of a file into the model; nothing else of the run changes.
+
+        Raises:
+            CheckpointError: If the file is damaged, or does not fit the model.
+        """
+        content = load_checkpoint(path)
+        self.call_hook("after_load_checkpoint", checkpoint=content)
+        load_into_model(self.model, content.get("state_dict", content), strict=strict, source=path)
+        meta = content.get("meta") or {}
+        self._loaded_position = {"epoch": int(meta.get("epoch", 0)), "iter": int(meta.get("iter", 0))}
+        self.logger.info("Loaded the weights of %s", path)
+        return content
+
+    def resume(self, path: str | Path, content: Mapping[str, Any] | None = None) -> None:
+        """Go on exactly where a checkpoint was saved.
+
+        Args:
+            path: The file.
+            content: What it holds, if it was read already.
+
+        Raises:
+            CheckpointError: If the file is damaged, misses a part, or does not fit this run.
+        """
+        content = dict(load_checkpoint(path) if content is None else content)
+        self.call_hook("after_load_checkpoint", checkpoint=content)
+        changed = differences(self, content)
+        if changed:
+            _log.warning(
+                "%s was saved by a run with other settings, so this will not be bit for bit the run that was "
+                "interrupted:\n  %s",
+                path,
+                "\n  ".join(changed),
+            )
+        restore_snapshot(self, content, path)
+        if self.iter > (self.max_iters or 0):
+            raise CheckpointError(f"{path} has {self.iter} steps, this config trains only {self.max_iters}")
+        if self.rank == 0:
+            self.records.rewind(self.iter, validated=self.last_validation == self.iter)
+        self.logger.info("Resumed from %s: epoch %d, step %d", path, self.epoch, self.iter)
+
+    # --- inside ---
+
+    def stop_if_asked(self, *, now: bool = False) -> None:
+        """Leave the loops if a signal asked for the end; called where the state can be saved.
+
+        Raises:
+            StopAsked: If one did; `train` saves and ends the run.
+        """
+        self._signals.raise_if_asked(self.iter, now=now)
+
+    def averaged_weights(self) -> contextlib.AbstractContextManager[Any]:
+        """Context in which the model holds the averaged weights, where there is an average."""
+        return contextlib.nullcontext() if self.average is None else self.average.swap(self.model)
+
+    def _find_resume(self) -> tuple[Path, dict[str, Any]] | None:
+        """The checkpoint that this training goes on from, and what it holds."""
+        source, resume = self.cfg.get("load_from"), self.cfg.get("resume")
+        if not resume:
+            return None
+        if source and resume != "auto":
+            return Path(source), load_checkpoint(source)
+        found = self.checkpoints_of(self.work_dir).load_newest_good()
+        if found is None:
+            self.logger.info("There is nothing to resume in %s; the training starts afresh", self.work_dir)
+        return found
+
+    def _begin_training(self) -> None:
+        """Build everything that trains; then put it where the run begins or goes on."""
+        if self.cfg.get("train_dataloader") is None:
+            raise ConfigError("the config cannot train: give train_dataloader, train_cfg and optim_wrapper")
+        found = self._find_resume()
+        if found is not None and (self.cfg.get("randomness") or {}).get("seed") is None:
+            self.seed = int((found[1].get("meta") or {}).get("seed", self.seed))  # else samples would differ
+        self.parts.build_training(self)
+        self.call_hook("before_run")
+        if found is not None:
+            self.resume(*found)
+            return
+        if self.rank == 0:
+            self.records.rewind(0, validated=False)
+        self.parts.initialise(self.model)
+        if self.cfg.get("load_from"):
+            self.load_checkpoint(self.cfg["load_from"])
+            self._loaded_position = {"epoch": 0, "iter": 0}
+        if self.average is not None:
+            self.average.copy_from(self.model)
+
+    def _train_until_asked(self) -> None:
+        try:
+            self.train_loop.run()
+            self.state.finite.raise_if_broken()
+        except StopAsked as asked:
+            if self._saved is not None and self._saved[:2] == (self.iter, self.epoch):
+                path = self._saved[2]
+            else:
+                path = str(self.save_checkpoint(f"iter_{self.iter}.pth"))
+            self.logger.warning(
+                "Ended by signal %d after step %d; saved %s (go on with --resume auto)",
+                asked.signum,
+                self.iter,
+                path,
+            )
+            raise RunInterrupted(asked.signum, path) from None
+
+    def _evaluate(self, mode: str) -> dict[str, float]:
+        with self._running(mode):
+            loop = self.parts.build_evaluation(self, mode)
+            if loop is None:
+                raise ConfigError(
+                    f"the config cannot {mode}: {mode}_dataloader and {mode}_evaluator are missing"
+                )
+            setattr(self, f"{mode}_loop", loop)
+            self.call_hook("before_run")
+            if self.cfg.get("load_from"):
+                self.load_checkpoint(self.cfg.load_from)
+            self.observe("run_started")
+            metrics = loop.run()
+            self.call_hook("after_run")
+        return metrics
+
+    @contextlib.contextmanager
+    def _running(self, mode: str) -> Any:
+        reason = "failed"
+        with RunLog(self, mode), self._signals.installed():
+            try:
+                yield
+                reason = "finished"
+            except StopAsked as asked:
+                reason = "stopped"
+                raise RunInterrupted(asked.signum, None) from None
+            except RunInterrupted:
+                reason = "stopped"
+                raise
+            finally:
+                self.training = False
+                self.observe("run_ended", reason=reason)
+                self.records.close()
