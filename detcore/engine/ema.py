@@ -135,12 +135,24 @@ class AveragedModel(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}steps"] = torch.tensor(self.steps)
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         rest = dict(state_dict)
-        steps = rest.pop(f"{prefix}steps", None)
-        if steps is not None:
-            self.steps = int(steps)
-        super()._load_from_state_dict(rest, prefix, *args)
+        if f"{prefix}steps" in rest:
+            self.steps = int(rest.pop(f"{prefix}steps"))
+        else:
+            missing_keys.append(f"{prefix}steps")
+        super()._load_from_state_dict(
+            rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
 
 class ExponentialMovingAverage(AveragedModel):

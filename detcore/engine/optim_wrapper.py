@@ -55,6 +55,7 @@ class OptimWrapper:
         self.max_steps: int | None = None
         self.last_grad_norm: Tensor | None = None
         self.num_backward = 0
+        self._own_guard = FiniteGuard()
         # Schedules act on this as on a group, so that logs can show the rate before any multiplier.
         groups = optimizer.param_groups
         self.base_settings: dict[str, Any] | None = (
@@ -97,7 +98,7 @@ class OptimWrapper:
             total: Tensor[], the summed loss.
             step: Index of the step, from 0.
             model: Names parameters in messages.
-            guard: Judges the gradients; None makes a fresh one, which raises at once on the CPU.
+            guard: Has judged the loss, and judges the gradients; None judges both here.
 
         Raises:
             TrainingError: When the loss depends on no parameter, or (on the CPU) gradients are not finite.
@@ -106,13 +107,19 @@ class OptimWrapper:
             raise TrainingError(
                 "the loss depends on no trainable parameter, so there is nothing to learn from it"
             )
+        if guard is None:
+            guard = self._own_guard
+            guard.begin(step, {"loss": total.detach()}, None)
+            guard.check_loss(total)
         divisor = self.loss_divisor(step)
         self._backward(total / divisor if divisor > 1 else total)
         self.num_backward = step + 1
         self.last_grad_norm = None
         if self.will_step(step):
-            self._update(total, model, guard or FiniteGuard())
+            self._update(total, model, guard)
             self.optimizer.zero_grad(set_to_none=True)
+        if guard is self._own_guard:
+            guard.end()
 
     def update_params(self, loss: Tensor) -> None:
         """``backward_and_step`` for loops of one's own: counts the steps by itself."""
