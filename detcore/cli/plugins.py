@@ -7,7 +7,7 @@ import click
 
 from detcore.hookspecs import API_VERSION
 from detcore.plugins import PluginRecord, host
-from detcore.plugins.discovery import pip_line
+from detcore.plugins.discovery import installed_twice, pip_line
 from detcore.registry.scopes import STANDARD_SCOPES
 
 
@@ -83,7 +83,7 @@ def doctor(ctx: click.Context, scopes: tuple[str, ...], imports: bool) -> None:
         for problem in problems:
             click.echo(_indented(problem))
     installed = list(found.records())
-    remarks = found.permissions.unknown(installed)
+    remarks = found.permissions.unknown(installed) + installed_twice()
     remarks += [f"scope {scope!r} is not installed" for scope in scopes if scope not in installed]
     for remark in remarks:
         click.echo(remark)

@@ -75,6 +75,24 @@ def installed_claims() -> dict[str, list[Claim]]:
     return {scope: sorted(claims[scope], key=lambda claim: claim.owner) for scope in sorted(claims)}
 
 
+def installed_twice() -> list[str]:
+    """One line for each plugin distribution that lies on the path several times: only the first counts."""
+    from importlib_metadata import distributions
+
+    found: dict[str, list[str]] = {}
+    for distribution in distributions():
+        if any(point.group == GROUP for point in distribution.entry_points):
+            name = re.sub(r"[-_.]+", "-", distribution.name).lower()
+            place = f"{distribution.version} in {distribution.locate_file('')}"
+            if place not in found.setdefault(name, []):
+                found[name].append(place)
+    return [
+        f"{name} is installed {len(places)} times, and the first counts: {'; '.join(places)}"
+        for name, places in sorted(found.items())
+        if len(places) > 1
+    ]
+
+
 def pip_line(scope: str) -> str:
     """How to install what brings a scope, or an empty string if no known package does."""
     known = KNOWN_DISTRIBUTIONS.get(scope)

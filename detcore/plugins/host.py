@@ -184,6 +184,14 @@ class PluginHost:
                 self._load(record) if quiet else self._load_isolated(record)
         return list(self.records().values())
 
+    def requirements(self) -> dict[str, str]:
+        """Scope -> ``"det-timm==0.3.0"`` of every loaded plugin, for logs and checkpoints."""
+        return {
+            scope: f"{record.claims[0].distribution}=={record.claims[0].version}"
+            for scope, record in self.records().items()
+            if record.status == LOADED
+        }
+
     def observers(self) -> Observers:
         """The observers of every installed and allowed plugin; loads those plugins."""
         # One module may serve several scopes; its observers are called once all the same.

@@ -1,5 +1,5 @@
 """Building what a plan says: constructors run here, nested parts first."""
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from detcore.registry import core
@@ -34,10 +34,12 @@ def build(
     return _built(plan)
 
 
-def check(registry: Registry, cfg: dict[str, Any], *, scope: str | None, path: str) -> list[Problem]:
+def check(
+    registry: Registry, cfg: dict[str, Any], *, scope: str | None, path: str, supplied: Iterable[str]
+) -> list[Problem]:
     """The problems of ``cfg``; see ``Registry.check``."""
     planner = Planner()
-    planner.part(registry, copied(cfg), path, scope)
+    planner.part(registry, {**dict.fromkeys(supplied), **copied(cfg)}, path, scope)
     return planner.problems
 
 

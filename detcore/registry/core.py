@@ -1,6 +1,6 @@
 """The registry: from a name in a config to the class that it means, and from a config to the built object."""
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -54,7 +54,13 @@ class Registry:
         REGISTRY_NAMES.add(name)
 
     def build(
-        self, cfg: Any, *, default_scope: str | None = None, path: str = "", **default_args: Any
+        self,
+        cfg: Any,
+        *,
+        default_scope: str | None = None,
+        path: str = "",
+        default_args: Mapping[str, Any] | None = None,
+        **more_defaults: Any,
     ) -> Any:
         """Build what a config describes, nested parts first.
 
@@ -64,7 +70,8 @@ class Registry:
             cfg: ``dict(type=..., **arguments)``; not modified.
             default_scope: Where plain names are looked up first; by default that of the build under way.
             path: Where ``cfg`` stands in its config, for messages: ``"model"``.
-            **default_args: Arguments for the outermost component where ``cfg`` does not give them.
+            default_args: Arguments for the outermost component where ``cfg`` does not give them.
+            **more_defaults: The same, as keywords.
 
         Raises:
             ConfigError: Unknown types, unknown or missing arguments: all of them in one message.
@@ -75,15 +82,31 @@ class Registry:
         from detcore.registry.building import build
 
         scope = default_scope or current_scope()
-        return build(self, cfg, scope=scope, path=path, default_args=default_args)
+        defaults = {**(default_args or {}), **more_defaults}
+        return build(self, cfg, scope=scope, path=path, default_args=defaults)
 
-    def check(self, cfg: Any, *, default_scope: str | None = None, path: str = "") -> list["Problem"]:
-        """Everything that :meth:`build` would refuse, without building anything."""
+    def check(
+        self,
+        cfg: Any,
+        *,
+        default_scope: str | None = None,
+        path: str = "",
+        supplied: Iterable[str] = (),
+    ) -> list["Problem"]:
+        """Everything that :meth:`build` would refuse, without building anything.
+
+        Args:
+            cfg: As for :meth:`build`.
+            default_scope: As for :meth:`build`.
+            path: As for :meth:`build`.
+            supplied: Names of the default arguments that :meth:`build` will get.
+        """
         if not isinstance(cfg, dict):
             return []
         from detcore.registry.building import check
 
-        return check(self, cfg, scope=default_scope or current_scope(), path=path)
+        scope = default_scope or current_scope()
+        return check(self, cfg, scope=scope, path=path, supplied=supplied)
 
     def get(self, name: str | Callable[..., Any], *, default_scope: str | None = None) -> Callable[..., Any]:
         """The class or function behind a ``type``.
@@ -170,7 +193,9 @@ class Registry:
         scopes = source().scopes_of(new.where.partition(":")[0])
         if not scopes:
             return USER
-        tables = [table for table in map(source().loaded_table, scopes) if table is not None]
+        # A module of the only scope may be imported while its table is made; the look-up compares the two.
+        table_of = source().loaded_table if len(scopes) == 1 else source().try_table
+        tables = [table for table in map(table_of, scopes) if table is not None]
         references = [reference for table in tables if (reference := table.get(self.name, name))]
         if any(reference.target == new.where for reference in references):
             return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from detcore.errors import ConfigError, DetcoreError
-from detcore.registry.core import Deferred, Factory, Registry
+from detcore.registry.core import Deferred, Factory, Registry, default_scope
 from detcore.registry.lookup import NameNotFoundError
 from detcore.registry.signatures import UNTOUCHED, Slot, parameters_of
 
@@ -116,7 +116,8 @@ class Planner:
             return None
         try:
             component = registry.get(given.pop("type"), default_scope=scope)
-            given = self._prepared(component, given, path)
+            with default_scope(scope):
+                given = self._prepared(component, given, path)
         except Exception as error:  # a plugin's module or prepare_config may raise anything: one problem more
             self._failed(path, error)
             return None

@@ -9,7 +9,7 @@ import logging
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from typing import Annotated, Any, Union
 
 from detcore.registry import MODELS, Deferred, Factory, Registry
@@ -193,7 +193,7 @@ def _slot(hint: Any, marked: Mark | None) -> Slot:
 
 
 def _container_slot(origin: type, arguments: tuple[Any, ...], marked: Mark | None) -> Slot:
-    if issubclass(origin, Sequence | Set):
+    if issubclass(origin, Sequence | Set) or origin in (Collection, Iterable):
         inner = [_slot(each, marked) for each in arguments if each is not Ellipsis]
         slot = functools.reduce(lambda left, right: left | right, inner, UNTOUCHED)
         return Slot(items=slot) if slot.takes_parts else UNTOUCHED
@@ -209,7 +209,7 @@ def _leaf_slot(hint: Any, marked: Mark | None) -> Slot:
     if hint is type(None):
         return UNTOUCHED
     if marked is not None:
-        several = hint in (Any, object, list, tuple, Sequence)
+        several = hint in (Any, object, list, tuple, Sequence, Collection, Iterable)
         return Slot(part=marked, items=Slot(part=marked) if several else None)
     if not isinstance(hint, type):
         return UNTOUCHED

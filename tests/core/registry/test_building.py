@@ -11,6 +11,7 @@ from typing import Annotated, Any, Optional, Union
 import pytest
 from torch import nn
 
+from detcore.config import Config
 from detcore.errors import ConfigError
 from detcore.registry import MODELS, TASK_UTILS, TRANSFORMS, Deferred, Factory, current_scope
 
@@ -48,6 +49,7 @@ class Head(nn.Module):
         old_style: Optional[nn.Module] = None,  # noqa: UP045
         older_style: Union[nn.Module, None] = None,  # noqa: UP007
         losses: Sequence[nn.Module] = (),
+        more: typing.Iterable[nn.Module] = (),
         pair: tuple[nn.Module, ...] = (),
         by_name: Mapping[str, nn.Module] | None = None,
         assigner: Annotated[Assigner | None, TASK_UTILS] = None,
@@ -185,6 +187,7 @@ class TestParts:
         assert isinstance(given["pair"], tuple)
         assert given["pair"][0].weight == 2.0
         assert given["by_name"]["cls"].weight == 2.0
+        assert head(more=[LOSS])["more"][0].weight == 2.0
 
     def test_an_annotated_argument_names_its_registry(self):
         given = head(
@@ -435,6 +438,18 @@ class TestScopesAndDefaults:
         assert given["bare"] is shared
         with pytest.raises(ConfigError, match="Loss takes no argument 'sise'"):
             MODELS.build({"type": "Loss"}, sise=3)
+        assert MODELS.build({"type": "Loss"}, default_args={"weight": 4}).weight == 4
+
+    def test_a_check_can_be_told_which_arguments_the_builder_supplies(self):
+        assert MODELS.check({"type": "Head"}, supplied=["num_classes"]) == []
+        assert len(MODELS.check({"type": "Head"})) == 1
+
+    def test_configs_keep_their_kind_inside_and_their_attribute_access(self):
+        cfg = Config.fromstring("model = dict(type='Head', num_classes=1, plain=dict(a=[dict(b=1)]))", ".py")
+        given = MODELS.build(cfg.model).given
+        assert given["plain"].a[0].b == 1
+        assert given["plain"] is not cfg.model.plain
+        assert MODELS.check(cfg.model) == []
 
 
 class TestFailures:
