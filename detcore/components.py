@@ -8,8 +8,15 @@ from detcore.registry.scopes import ComponentTable
 def detcore_components(components: ComponentTable) -> None:
     """Name the core's own components."""
     components.add_many("data_samplers", {
+        "AspectRatioBatchSampler": "detcore.data.samplers:AspectRatioBatchSampler",
+        "DefaultSampler": "detcore.data.samplers:DefaultSampler",
+        "InfiniteSampler": "detcore.data.samplers:InfiniteSampler",
     })
     components.add_many("datasets", {
+        "BaseDetDataset": "detcore.data.dataset:BaseDetDataset",
+        "ClassBalancedDataset": "detcore.data.wrappers:ClassBalancedDataset",
+        "ConcatDataset": "detcore.data.wrappers:ConcatDataset",
+        "RepeatDataset": "detcore.data.wrappers:RepeatDataset",
     })
     components.add_many("evaluators", {
         "Evaluator": "detcore.evaluation.evaluator:Evaluator",
@@ -45,10 +52,55 @@ def detcore_components(components: ComponentTable) -> None:
     components.add_many("metrics", {
     })
     components.add_many("models", {
+        "BN": "torch.nn:BatchNorm2d",
+        "BN1d": "torch.nn:BatchNorm1d",
+        "BN2d": "torch.nn:BatchNorm2d",
+        "BN3d": "torch.nn:BatchNorm3d",
+        "Clamp": "detcore.nn.activations:Clamp",
+        "Clip": "detcore.nn.activations:Clamp",
+        "Conv": "torch.nn:Conv2d",
+        "Conv1d": "torch.nn:Conv1d",
+        "Conv2d": "torch.nn:Conv2d",
+        "Conv3d": "torch.nn:Conv3d",
+        "ConvModule": "detcore.nn.conv_module:ConvModule",
+        "ConvTranspose2d": "torch.nn:ConvTranspose2d",
+        "ConvTranspose3d": "torch.nn:ConvTranspose3d",
+        "DepthwiseSeparableConvModule": "detcore.nn.depthwise:DepthwiseSeparableConvModule",
+        "DropPath": "detcore.nn.drop:DropPath",
+        "Dropout": "detcore.nn.drop:Dropout",
+        "ELU": "torch.nn:ELU",
         "ExpMomentumEMA": "detcore.engine.ema:ExpMomentumEMA",
         "ExponentialMovingAverage": "detcore.engine.ema:ExponentialMovingAverage",
+        "GELU": "torch.nn:GELU",
+        "GN": "torch.nn:GroupNorm",
+        "HSigmoid": "detcore.nn.activations:HSigmoid",
+        "HSwish": "torch.nn:Hardswish",
+        "IN": "torch.nn:InstanceNorm2d",
+        "IN1d": "torch.nn:InstanceNorm1d",
+        "IN2d": "torch.nn:InstanceNorm2d",
+        "IN3d": "torch.nn:InstanceNorm3d",
+        "LN": "torch.nn:LayerNorm",
+        "LeakyReLU": "torch.nn:LeakyReLU",
+        "Linear": "torch.nn:Linear",
         "MomentumAnnealingEMA": "detcore.engine.ema:MomentumAnnealingEMA",
+        "PReLU": "torch.nn:PReLU",
+        "RReLU": "torch.nn:RReLU",
+        "ReLU": "torch.nn:ReLU",
+        "ReLU6": "torch.nn:ReLU6",
+        "SiLU": "torch.nn:SiLU",
+        "Sigmoid": "torch.nn:Sigmoid",
         "StochasticWeightAverage": "detcore.engine.ema:StochasticWeightAverage",
+        "Swish": "detcore.nn.activations:Swish",
+        "SyncBN": "torch.nn:SyncBatchNorm",
+        "Tanh": "torch.nn:Tanh",
+        "bilinear": "torch.nn:Upsample",
+        "deconv": "torch.nn:ConvTranspose2d",
+        "deconv3d": "torch.nn:ConvTranspose3d",
+        "nearest": "torch.nn:Upsample",
+        "pixel_shuffle": "detcore.nn.upsample:PixelShufflePack",
+        "reflect": "torch.nn:ReflectionPad2d",
+        "replicate": "torch.nn:ReplicationPad2d",
+        "zero": "torch.nn:ZeroPad2d",
     })
     components.add_many("optim_wrapper_constructors", {
         "DefaultOptimWrapperConstructor": "detcore.engine.optim_constructor:DefaultOptimWrapperConstructor",
@@ -114,6 +166,21 @@ def detcore_components(components: ComponentTable) -> None:
     components.add_many("task_utils", {
     })
     components.add_many("transforms", {
+        "Compose": "detcore.data.transforms.compose:Compose",
+        "FilterAnnotations": "detcore.data.transforms.filter:FilterAnnotations",
+        "LoadAnnotations": "detcore.data.transforms.load:LoadAnnotations",
+        "LoadImageFromFile": "detcore.data.transforms.load:LoadImageFromFile",
+        "LoadImageFromNDArray": "detcore.data.transforms.load:LoadImageFromNDArray",
+        "PackDetInputs": "detcore.data.pack:PackDetInputs",
+        "Pad": "detcore.data.transforms.pad:Pad",
+        "PhotoMetricDistortion": "detcore.data.transforms.photometric:PhotoMetricDistortion",
+        "RandomApply": "detcore.data.transforms.compose:RandomApply",
+        "RandomChoice": "detcore.data.transforms.compose:RandomChoice",
+        "RandomChoiceResize": "detcore.data.transforms.resize:RandomChoiceResize",
+        "RandomCrop": "detcore.data.transforms.crop:RandomCrop",
+        "RandomFlip": "detcore.data.transforms.flip:RandomFlip",
+        "RandomResize": "detcore.data.transforms.resize:RandomResize",
+        "Resize": "detcore.data.transforms.resize:Resize",
     })
     components.add_many("visbackends", {
         "LocalVisBackend": "detcore.visualization.backends:LocalVisBackend",
@@ -125,4 +192,12 @@ def detcore_components(components: ComponentTable) -> None:
         "Visualizer": "detcore.visualization.visualizer:Visualizer",
     })
     components.add_many("weight_initializers", {
+        "Caffe2Xavier": "detcore.nn.initializers:Caffe2Xavier",
+        "Constant": "detcore.nn.initializers:Constant",
+        "Kaiming": "detcore.nn.initializers:Kaiming",
+        "Normal": "detcore.nn.initializers:Normal",
+        "Pretrained": "detcore.nn.initializers:Pretrained",
+        "TruncNormal": "detcore.nn.initializers:TruncNormal",
+        "Uniform": "detcore.nn.initializers:Uniform",
+        "Xavier": "detcore.nn.initializers:Xavier",
     })

@@ -1,0 +1,153 @@
+import itertools
+import random
+
+import numpy as np
+import pytest
+import torch
+from detcore.data import DefaultSampler, build_dataloader
+from detcore.errors import ConfigError
+
+
+def fingerprint(batch):
+    return [
+        (int(sample.img_id), tuple(img.shape), int(img.long().sum()), sample.gt_instances.bboxes.flatten().tolist())
+        for img, sample in zip(batch["inputs"], batch["data_samples"], strict=True)
+    ]
+
+
+@pytest.fixture()
+def make(tiny_cfg):
+    loaders = []
+
+    def build(seed=5, **changes):
+        cfg = dict(
+            batch_size=2, num_workers=0, persistent_workers=False, dataset=tiny_cfg(),
+            sampler=dict(type="DefaultSampler", shuffle=True),
+        )
+        loaders.append(build_dataloader({**cfg, **changes}, seed=seed))
+        return loaders[-1]
+
+    yield build
+    for loader in loaders:
+        loader.close()
+
+
+def epochs(loader, count=2):
+    result = []
+    for epoch in range(count):
+        loader.set_epoch(epoch)
+        result.append([fingerprint(batch) for batch in loader])
+    return result
+
+
+def test_batches_are_lists_of_uint8_images_and_samples(make):
+    batch = next(iter(make()))
+    assert set(batch) == {"inputs", "data_samples"}
+    assert batch["inputs"][0].dtype == torch.uint8
+    assert batch["inputs"][0].is_contiguous()
+    assert batch["inputs"][0].shape[1:] == batch["data_samples"][0].img_shape
+
+
+def test_the_number_of_workers_does_not_change_any_batch(make):
+    alone = epochs(make())
+    assert alone == epochs(make(num_workers=1))
+    assert alone == epochs(make(num_workers=2, persistent_workers=True))
+    assert alone[0] != alone[1]
+
+
+def test_another_seed_changes_order_and_augmentation(make):
+    assert epochs(make(), 1) != epochs(make(seed=6), 1)
+
+
+def test_the_generators_of_the_process_are_not_touched(make):
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    list(make())
+    list(make(num_workers=1))
+    assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("batch_sampler", [None, dict(type="AspectRatioBatchSampler")])
+def test_it_resumes_behind_the_last_delivered_batch(make, workers, batch_sampler):
+    changes = dict(num_workers=workers, batch_sampler=batch_sampler)
+    whole = epochs(make(**changes))
+    first = make(**changes)
+    first.set_epoch(1)
+    iterator = iter(first)
+    taken = [fingerprint(next(iterator)) for _ in range(2)]
+    state = first.state_dict()
+    assert state["batches"] == 2
+    second = make(**changes, seed=77)  # the seed is part of the state
+    second.load_state_dict(state)
+    second.set_epoch(1)
+    assert taken + [fingerprint(batch) for batch in second] == whole[1]
+    second.set_epoch(0)
+    assert [fingerprint(batch) for batch in second] == whole[0]
+
+
+def test_an_endless_sampler_resumes_in_a_later_pass(make):
+    sampler = dict(type="InfiniteSampler", shuffle=True)
+    whole = [fingerprint(batch) for batch in itertools.islice(make(sampler=sampler), 9)]
+    first = make(sampler=sampler)
+    list(itertools.islice(first, 6))
+    second = make(sampler=sampler)
+    second.load_state_dict(first.state_dict())
+    assert [fingerprint(batch) for batch in itertools.islice(second, 3)] == whole[6:]
+
+
+def test_a_finished_epoch_resumes_at_its_end_and_the_next_at_its_start(make):
+    first = make()
+    whole = epochs(first)
+    first.set_epoch(0)
+    list(first)
+    second = make()
+    second.load_state_dict(first.state_dict())
+    assert list(second) == []
+    second.load_state_dict(first.state_dict())
+    second.set_epoch(1)
+    assert [fingerprint(batch) for batch in second] == whole[1]
+
+
+def test_two_ranks_together_draw_what_one_draws_with_twice_the_batch(make, monkeypatch):
+    alone = [sample for batch in epochs(make(batch_size=4), 1)[0] for sample in batch]
+    ranks = []
+    for rank in range(2):
+        monkeypatch.setattr("detcore.data.samplers.rank_and_world", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr("detcore.data.loader.rank_and_world", lambda rank=rank: (rank, 2))
+        ranks.append([sample for batch in epochs(make(batch_size=2), 1)[0] for sample in batch])
+    together = [sample for pair in zip(*ranks, strict=True) for sample in pair]
+    assert together[: len(alone)] == alone
+
+
+def test_a_resume_with_another_batch_size_keeps_the_place_in_the_data(make):
+    whole = [sample for batch in epochs(make(), 1)[0] for sample in batch]
+    first = make()
+    list(itertools.islice(first, 2))
+    second = make(batch_size=4)
+    second.load_state_dict(first.state_dict())
+    assert [sample for batch in second for sample in fingerprint(batch)] == whole[4:]
+
+
+def test_drop_last_and_batches_per_epoch_shorten_the_epoch(make):
+    assert len(make()) == len(list(make())) == 4
+    assert len(make(drop_last=True)) == len(list(make(drop_last=True))) == 3
+    assert len(make(num_batch_per_epoch=2)) == len(list(make(num_batch_per_epoch=2))) == 2
+
+
+def test_built_parts_are_taken_as_they_are(make):
+    loader = make()
+    again = make(dataset=loader.dataset, sampler=DefaultSampler(loader.dataset, shuffle=False))
+    assert [sample[0] for batch in epochs(again, 1)[0] for sample in batch] == list(range(7))
+    assert build_dataloader(again, seed=0) is again
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    (dict(batchsize=2), r"train_dataloader.batchsize.*batch_size"),
+    (dict(num_workers=-1), "num_workers"),
+    (dict(batch_size=0), "batch_size"),
+    (dict(collate_fn=dict(type="mystery")), "mystery"),
+    (dict(multiprocessing_context="thread"), "spawn"),
+])
+def test_a_wrong_key_or_value_names_its_config_path(make, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        make(**changes)
