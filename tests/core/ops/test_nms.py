@@ -73,7 +73,8 @@ def test_a_broken_box_does_not_change_the_others():
     _, keep = batched_nms(boxes, scores, idxs, NMS)
     for value in (float("nan"), float("inf")):
         broken = torch.cat([boxes, torch.full((1, 4), value)])
-        _, now = batched_nms(broken, torch.cat([scores, scores.new_zeros(1)]), torch.cat([idxs, idxs[:1]]), NMS)
+        scores_now, idxs_now = torch.cat([scores, scores.new_zeros(1)]), torch.cat([idxs, idxs[:1]])
+        _, now = batched_nms(broken, scores_now, idxs_now, NMS)
         assert [k for k in now.tolist() if k < 30] == keep.tolist()
 
 
@@ -170,7 +171,7 @@ def test_soft_suppression_by_class_sorts_over_all_classes():
 
 def test_naive_soft_suppression_equals_the_hard_one():
     boxes, scores, _ = problem(60)
-    dets, keep = soft_nms(boxes, scores, iou_threshold=0.5, method="naive", min_score=0)
+    _, keep = soft_nms(boxes, scores, iou_threshold=0.5, method="naive", min_score=0)
     assert torch.equal(keep, nms(boxes, scores, 0.5)[1])
 
 
