@@ -1,1 +1,60 @@
-"""."""
+"""What networks are made of: modules that initialise themselves, convolution blocks, loading of weights."""
+
+from detcore.nn.activations import HSigmoid, Swish
+from detcore.nn.base_module import BaseModule, ModuleDict, ModuleList, Sequential
+from detcore.nn.build import (
+    build_activation_layer,
+    build_conv_layer,
+    build_norm_layer,
+    build_padding_layer,
+    build_upsample_layer,
+    is_norm,
+)
+from detcore.nn.checkpointing import checkpointed
+from detcore.nn.conv_module import ConvModule
+from detcore.nn.depthwise import DepthwiseSeparableConvModule
+from detcore.nn.drop import DropPath
+from detcore.nn.init import (
+    bias_init_with_prob,
+    caffe2_xavier_init,
+    constant_init,
+    kaiming_init,
+    normal_init,
+    trunc_normal_init,
+    uniform_init,
+    xavier_init,
+)
+from detcore.nn.initializers import initialize
+from detcore.nn.weights import LoadReport, load_into_module, load_state, register_scheme
+
+__all__ = [
+    "BaseModule",
+    "ConvModule",
+    "DepthwiseSeparableConvModule",
+    "DropPath",
+    "HSigmoid",
+    "LoadReport",
+    "ModuleDict",
+    "ModuleList",
+    "Sequential",
+    "Swish",
+    "bias_init_with_prob",
+    "build_activation_layer",
+    "build_conv_layer",
+    "build_norm_layer",
+    "build_padding_layer",
+    "build_upsample_layer",
+    "caffe2_xavier_init",
+    "checkpointed",
+    "constant_init",
+    "initialize",
+    "is_norm",
+    "kaiming_init",
+    "load_into_module",
+    "load_state",
+    "normal_init",
+    "register_scheme",
+    "trunc_normal_init",
+    "uniform_init",
+    "xavier_init",
+]

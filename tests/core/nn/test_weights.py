@@ -1,0 +1,201 @@
+import hashlib
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from detcore.errors import CheckpointError
+from detcore.nn import load_into_module, load_state, register_scheme
+from detcore.nn import weights as weights_module
+
+
+def net():
+    return nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty cache of torch.hub, and no network."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    return tmp_path / "hub" / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: {"state_dict": s, "meta": {"epoch": 3}}, lambda s: {"model": s}]
+)
+def test_files_are_read_and_unwrapped(tmp_path, wrap):
+    state = net().state_dict()
+    torch.save(wrap(state), tmp_path / "w.pth")
+    got = load_state(tmp_path / "w.pth")
+    assert list(got) == list(state)
+    assert all(torch.equal(got[k], state[k]) for k in state)
+
+
+def test_safetensors_are_read(tmp_path):
+    from safetensors.torch import save_file
+
+    state = net().state_dict()
+    save_file(state, str(tmp_path / "w.safetensors"))
+    got = load_state(str(tmp_path / "w.safetensors"))
+    assert all(torch.equal(got[k], state[k]) for k in state)
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing of use")
+    with pytest.raises(CheckpointError, match=r"bad.safetensors is damaged"):
+        load_state(tmp_path / "bad.safetensors")
+
+
+def test_names_can_be_revised(tmp_path):
+    torch.save({"module.a.w": torch.zeros(1)}, tmp_path / "w.pth")
+    assert list(load_state(tmp_path / "w.pth")) == ["a.w"]
+    assert list(load_state(tmp_path / "w.pth", revise_keys=[(r"^module\.a", "b")])) == ["b.w"]
+
+
+class Stranger:
+    pass
+
+
+def test_files_that_are_no_weights_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="there is no file"):
+        load_state(tmp_path / "none.pth")
+    (tmp_path / "text.pth").write_text("<html>Not found</html>")
+    with pytest.raises(CheckpointError, match=r"text\.pth"):
+        load_state(tmp_path / "text.pth")
+    torch.save(net().state_dict(), tmp_path / "cut.pth")
+    whole = (tmp_path / "cut.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=r"cut\.pth is damaged"):
+        load_state(tmp_path / "cut.pth")
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(CheckpointError, match=r"empty\.pth"):
+        load_state(tmp_path / "empty.pth")
+    contents = (([1], "but list"), ({"epoch": 3}, "no tensors under epoch"), ({}, "nothing in it"))
+    for content, message in contents:
+        torch.save(content, tmp_path / "other.pth")
+        with pytest.raises(CheckpointError, match=message):
+            load_state(tmp_path / "other.pth")
+
+
+def test_files_that_would_run_code_are_not_opened(tmp_path):
+    torch.save({"state_dict": net().state_dict(), "hook": Stranger()}, tmp_path / "code.pth")
+    with pytest.raises(CheckpointError, match="more than tensors and plain data"):
+        load_state(tmp_path / "code.pth")
+
+
+def test_schemes_can_be_added_and_are_named_where_unknown():
+    with pytest.raises(CheckpointError, match=r"nobody here resolves huub://.*torchvision://"):
+        load_state("huub://x")
+    with pytest.raises(CheckpointError, match="det-mmdet"):
+        load_state("open-mmlab://detectron2/resnet50_caffe")
+    register_scheme("test-scheme", lambda name, device: {name: torch.zeros(1)})
+    try:
+        assert list(load_state("test-scheme://a")) == ["test-scheme://a"]
+        with pytest.raises(ValueError, match="already a loader"):
+            register_scheme("test-scheme", lambda name, device: {})
+        register_scheme("test-scheme", lambda name, device: {"b": torch.zeros(1)}, override=True)
+        assert list(load_state("test-scheme://a")) == ["b"]
+    finally:
+        weights_module._SCHEMES.pop("test-scheme")
+
+
+def test_torchvision_names_mean_its_published_files(hub, monkeypatch):
+    asked = []
+
+    def download(url, dst, hash_prefix=None, progress=True):
+        asked.append((url.rpartition("/")[2], hash_prefix))
+        torch.save({"conv1.weight": torch.zeros(1)}, dst)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    assert list(load_state("torchvision://resnet50")) == ["conv1.weight"]
+    load_state("torchvision://resnet50")
+    load_state("torchvision://resnet50.IMAGENET1K_V2")
+    load_state("torchvision://vgg16_bn")
+    assert asked == [
+        ("resnet50-0676ba61.pth", "0676ba61"),
+        ("resnet50-11ad3fa6.pth", "11ad3fa6"),
+        ("vgg16_bn-6c64b313.pth", "6c64b313"),
+    ]
+    with pytest.raises(CheckpointError, match=r"no model 'resnet5'.*resnet50"):
+        load_state("torchvision://resnet5")
+    with pytest.raises(CheckpointError, match="no weights 'v9'; there are imagenet1k_v1, imagenet1k_v2"):
+        load_state("torchvision://resnet50.v9")
+
+
+def test_addresses_are_downloaded_once_and_their_hash_is_checked(hub, tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "source.pth")
+    digest = hashlib.sha256((tmp_path / "source.pth").read_bytes()).hexdigest()[:8]
+    served = tmp_path / f"w-{digest}.pth"
+    served.write_bytes((tmp_path / "source.pth").read_bytes())
+    # file:// addresses through the same code as http(s) ones.
+    assert weights_module._load_url(served.as_uri(), "cpu")["a"].tolist() == [1, 1]
+    assert (hub / served.name).is_file()
+    served.unlink()
+    assert weights_module._load_url(served.as_uri(), "cpu")["a"].tolist() == [1, 1]
+    wrong = tmp_path / "w-00000000.pth"
+    wrong.write_bytes((tmp_path / "source.pth").read_bytes())
+    with pytest.raises(CheckpointError, match=r"invalid hash.*put the file to"):
+        weights_module._load_url(wrong.as_uri(), "cpu")
+    assert not (hub / wrong.name).exists()
+
+
+def test_without_network_the_error_says_where_the_file_goes(hub, monkeypatch):
+    monkeypatch.setenv("DETCORE_OFFLINE", "1")
+    with pytest.raises(CheckpointError, match=r"DETCORE_OFFLINE is set and https://.*resnet18-f37072fd.pth"):
+        load_state("torchvision://resnet18")
+    torch.save({"a": torch.ones(1)}, hub / "resnet18-f37072fd.pth")
+    assert list(load_state("torchvision://resnet18")) == ["a"]
+
+    def unreachable(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.delenv("DETCORE_OFFLINE")
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    with pytest.raises(CheckpointError, match=r"no route to host.*put the file to .*resnet34"):
+        load_state("torchvision://resnet34")
+
+
+def test_what_does_not_fit_is_one_line_of_the_log(caplog):
+    state = net().state_dict()
+    del state["1.bias"], state["1.num_batches_tracked"]
+    state["fc.weight"] = torch.zeros(1)
+    with caplog.at_level(logging.WARNING, "detcore.nn.weights"):
+        report = load_into_module(net(), state, source="w.pth")
+    assert (report.missing, report.unexpected, report.mismatched) == (["1.bias"], ["fc.weight"], [])
+    assert len(report.loaded) == 5
+    [record] = caplog.records
+    assert record.message == (
+        "w.pth into Sequential: 5 names loaded; 1 missing: 1.bias; 1 unexpected: fc.weight"
+    )
+
+
+def test_expected_leftovers_are_no_news(caplog):
+    state = {**net().state_dict(), "fc.weight": torch.zeros(1)}
+    with caplog.at_level(logging.DEBUG, "detcore.nn.weights"):
+        load_into_module(net(), state, ignore_unexpected=[r"^fc\."], strict=True)
+    assert [record.levelname for record in caplog.records] == ["DEBUG", "INFO"]
+    assert "1 names are not for Sequential: fc.weight" in caplog.text
+
+
+def test_strict_loading_and_other_shapes_are_errors_that_change_nothing(caplog):
+    module = net()
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    extra = {**net().state_dict(), "fc.weight": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=r"does not fit Sequential: 1 unexpected: fc\.weight"):
+        load_into_module(module, extra, strict=True)
+    other = {**net().state_dict(), "0.weight": torch.zeros(3, 1, 1, 1)}
+    with pytest.raises(CheckpointError, match=r"0\.weight \(3, 1, 1, 1\) instead of \(2, 1, 1, 1\)"):
+        load_into_module(module, other)
+    with pytest.raises(CheckpointError, match="none of its names is known"):
+        load_into_module(module, {"x": torch.zeros(1)})
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+    report = load_into_module(module, other, allow_mismatch=True)
+    assert report.mismatched == [("0.weight", (3, 1, 1, 1), (2, 1, 1, 1))]
+    assert "instead of" in caplog.text
+
+
+def test_long_lists_of_names_are_cut(caplog):
+    state = {**net().state_dict(), **{f"extra{i}": torch.zeros(1) for i in range(100)}}
+    load_into_module(net(), state)
+    assert "100 unexpected" in caplog.text
+    assert "(100 in all)" in caplog.text
+    assert "extra50" not in caplog.text
