@@ -1,0 +1,15 @@
+"""Scope ``backbones``: name -> where it lives. Sorted; imported when first built."""
+from detcore.plugins import hookimpl
+from detcore.registry.scopes import ComponentTable
+
+DETCORE_API = 1
+
+
+@hookimpl
+def detcore_components(components: ComponentTable) -> None:
+    """Name this package's components."""
+    components.add_many("models", {
+        "ResNeXt": "det_backbones.resnext:ResNeXt",
+        "ResNet": "det_backbones.resnet:ResNet",
+        "ResNetV1d": "det_backbones.resnet:ResNetV1d",
+    })
