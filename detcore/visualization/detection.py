@@ -67,7 +67,7 @@ class DetLocalVisualizer(Visualizer):
             name: of the picture.
             image: RGB (H, W, 3).
             data_sample: ``gt_instances`` and ``pred_instances``, boxes xyxy in pixels of `image`.
-            draw_gt: draw ``gt_instances`` where the sample has them.
+            draw_gt: draw ``gt_instances`` where the image is annotated.
             draw_pred: draw ``pred_instances`` where the sample has them.
             show: open a window.
             wait_time: milliseconds that the window stays; 0 waits for a key.
@@ -77,7 +77,8 @@ class DetLocalVisualizer(Visualizer):
         """
         panels = []
         sample = data_sample if data_sample is not None else DetDataSample()
-        if draw_gt and "gt_instances" in sample:
+        # An image that nobody annotated has instances without fields; one without objects has empty fields.
+        if draw_gt and "gt_instances" in sample and sample.gt_instances.keys():
             panels.append(self.draw_instances(image, sample.gt_instances))
         if draw_pred and "pred_instances" in sample:
             found = sample.pred_instances
