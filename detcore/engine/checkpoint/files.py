@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import shutil
 import socket
 from collections.abc import Mapping
@@ -154,18 +155,17 @@ def _read(file: BinaryIO, path: Path, map_location: str | torch.device) -> Any:
     except OSError:
         raise
     except Exception as error:  # torch, zip and pickle each raise their own kinds for damaged files
-        reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
-        if "nsupported global" in str(error) or "Unsupported" in str(error):
+        # `from None`: torch's own message advises to load the file unsafely.
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused:
             raise CheckpointError(
-                f"{path} is refused: it holds more than tensors and plain data, which only running code from"
-                f" it could restore ({_refused(str(error))})"
-            ) from error
+                f"{path} is refused: it holds {refused[1]}, which is neither a tensor nor plain data, and"
+                " which only running code from the file could restore"
+            ) from None
+        if str(error).startswith("Weights only load failed"):
+            raise CheckpointError(f"{path} is damaged, or no checkpoint of torch") from None
+        reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
         raise CheckpointError(f"{path} is damaged, or no checkpoint of torch: {reason}") from error
-
-
-def _refused(message: str) -> str:
-    lines = [line.strip() for line in message.splitlines() if "GLOBAL" in line or "nsupported" in line]
-    return (lines[0] if lines else message.strip())[:200]
 
 
 def _steps(content: Mapping[str, Any]) -> int:

@@ -1,4 +1,5 @@
 """A detector small enough to reason about, and runs over it."""
+
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,9 @@ def batch_of(index: int, size: int = 2) -> dict[str, Any]:
     return {"inputs": inputs, "data_samples": [Sample(index * 10 + i) for i in range(size)]}
 
 
-def make_state(optim: dict[str, Any] | None = None, schedule: Any = None, *, deferred: bool | None = None) -> TrainState:
+def make_state(
+    optim: dict[str, Any] | None = None, schedule: Any = None, *, deferred: bool | None = None
+) -> TrainState:
     torch.manual_seed(0)
     model = TinyDetector()
     cfg = {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.1, "momentum": 0.9}}

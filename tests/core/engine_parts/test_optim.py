@@ -1,4 +1,5 @@
 """The optimiser wrapper: accumulation, clipping, precision, state."""
+
 import pytest
 import torch
 from torch import nn
@@ -164,9 +165,16 @@ def test_bfloat16_runs_the_forward_pass_in_it_and_keeps_float32_weights(new_stat
     assert torch.isfinite(report.losses["loss"])
 
 
-@pytest.mark.parametrize(("loss_scale", "first"), [("dynamic", 65536.0), (512.0, 512.0), ({"init_scale": 8.0}, 8.0)])
+@pytest.mark.parametrize(
+    ("loss_scale", "first"), [("dynamic", 65536.0), (512.0, 512.0), ({"init_scale": 8.0}, 8.0)]
+)
 def test_float16_scales_the_loss_and_trains(new_state, new_batch, loss_scale, first):
-    wrapper = {"type": "AmpOptimWrapper", "dtype": "float16", "loss_scale": loss_scale, "clip_grad": {"max_norm": 5.0}}
+    wrapper = {
+        "type": "AmpOptimWrapper",
+        "dtype": "float16",
+        "loss_scale": loss_scale,
+        "clip_grad": {"max_norm": 5.0},
+    }
     state = new_state(wrapper)
     assert state.optim.scaler.get_scale() == first
     losses = []
@@ -180,7 +188,12 @@ def test_float16_scales_the_loss_and_trains(new_state, new_batch, loss_scale, fi
 
 def test_float16_leaves_out_steps_that_overflow_and_lowers_the_scale(new_state, new_batch):
     optimizer = {"type": "SGD", "lr": 0.1, "momentum": 0.9, "fused": True}
-    wrapper = {"type": "AmpOptimWrapper", "dtype": "float16", "loss_scale": {"init_scale": 2.0**60}, "optimizer": optimizer}
+    wrapper = {
+        "type": "AmpOptimWrapper",
+        "dtype": "float16",
+        "loss_scale": {"init_scale": 2.0**60},
+        "optimizer": optimizer,
+    }
     state = new_state(wrapper)
     before = [p.detach().clone() for p in state.model.parameters()]
     train_step(state, new_batch(0))
@@ -193,7 +206,11 @@ def test_float16_leaves_out_steps_that_overflow_and_lowers_the_scale(new_state, 
 
 
 def test_the_loss_scale_is_saved(new_state, new_batch):
-    wrapper = {"type": "AmpOptimWrapper", "dtype": "float16", "loss_scale": {"init_scale": 64.0, "growth_interval": 3}}
+    wrapper = {
+        "type": "AmpOptimWrapper",
+        "dtype": "float16",
+        "loss_scale": {"init_scale": 64.0, "growth_interval": 3},
+    }
     state = new_state(wrapper)
     for _ in range(4):
         train_step(state, new_batch(0))
@@ -203,11 +220,14 @@ def test_the_loss_scale_is_saved(new_state, new_batch):
     assert fresh.optim.scaler.state_dict() == state.optim.scaler.state_dict()
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    ({"dtype": "half"}, "dtype 'half' is unknown; available: float16"),
-    ({"loss_scale": "static"}, "loss_scale must be"),
-    ({"loss_scale": -1.0}, "loss_scale must be"),
-])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"dtype": "half"}, "dtype 'half' is unknown; available: float16"),
+        ({"loss_scale": "static"}, "loss_scale must be"),
+        ({"loss_scale": -1.0}, "loss_scale must be"),
+    ],
+)
 def test_wrong_precision_settings_are_named(settings, words):
     with pytest.raises(ConfigError, match=words):
         AmpOptimWrapper(torch.optim.SGD(linear().parameters(), lr=0.1), **settings)
@@ -215,7 +235,10 @@ def test_wrong_precision_settings_are_named(settings, words):
 
 def test_auto_scaling_multiplies_every_rate_and_comes_before_the_schedules():
     model = linear()
-    cfg = {"optimizer": {"type": "SGD", "lr": 0.02, "weight_decay": 0.1}, "paramwise_cfg": {"bias_lr_mult": 2.0}}
+    cfg = {
+        "optimizer": {"type": "SGD", "lr": 0.02, "weight_decay": 0.1},
+        "paramwise_cfg": {"bias_lr_mult": 2.0},
+    }
     optim = build_optim_wrapper(model, cfg)
     assert scale_lr(optim, batch_size=4, base_batch_size=16) == 0.25
     assert optim.get_lr() == {"lr": [0.005, 0.01], "base_lr": [0.005]}

@@ -1,4 +1,5 @@
 """One training step: what it sums, what it reports, what it refuses."""
+
 import pytest
 import torch
 
@@ -36,7 +37,11 @@ def parameters(state):
 
 
 def test_entries_whose_name_holds_loss_are_summed_and_lists_too():
-    losses = {"loss_a": torch.tensor(1.0), "b_loss": [torch.tensor(2.0), torch.tensor([3.0, 5.0])], "acc": torch.tensor(9.0)}
+    losses = {
+        "loss_a": torch.tensor(1.0),
+        "b_loss": [torch.tensor(2.0), torch.tensor([3.0, 5.0])],
+        "acc": torch.tensor(9.0),
+    }
     assert sum_losses(losses) == 1 + 2 + 4
 
 
@@ -78,7 +83,9 @@ def test_the_weights_move_and_the_updates_run_in_order(new_state, new_batch):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_on_the_cpu_a_loss_that_is_not_finite_stops_the_step_before_the_weights_change(new_state, new_batch, value):
+def test_on_the_cpu_a_loss_that_is_not_finite_stops_the_step_before_the_weights_change(
+    new_state, new_batch, value
+):
     state = new_state()
     for _ in range(3):
         train_step(state, new_batch(state.step))
@@ -104,17 +111,22 @@ def test_on_the_cpu_a_gradient_that_is_not_finite_names_the_parameters(new_state
     assert same(before, parameters(state))
 
 
-@pytest.mark.parametrize("optimizer", [
-    {"type": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01},
-    {"type": "SGD", "lr": 0.1, "momentum": 0.9, "fused": True},
-    {"type": "SGD", "lr": 0.1},
-    {"type": "AdamW", "lr": 0.01},
-    {"type": "AdamW", "lr": 0.01, "fused": True},
-    {"type": "RMSprop", "lr": 0.01},
-])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"type": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01},
+        {"type": "SGD", "lr": 0.1, "momentum": 0.9, "fused": True},
+        {"type": "SGD", "lr": 0.1},
+        {"type": "AdamW", "lr": 0.01},
+        {"type": "AdamW", "lr": 0.01, "fused": True},
+        {"type": "RMSprop", "lr": 0.01},
+    ],
+)
 @pytest.mark.parametrize("spoil", [{"value": float("nan")}, {"gradient": float("inf")}])
 @pytest.mark.parametrize("bad_step", [0, 2])
-def test_where_flags_stay_on_the_device_nothing_poisons_weights_or_state(new_state, new_batch, optimizer, spoil, bad_step):
+def test_where_flags_stay_on_the_device_nothing_poisons_weights_or_state(
+    new_state, new_batch, optimizer, spoil, bad_step
+):
     state = new_state({"optimizer": optimizer, "clip_grad": {"max_norm": 1.0}}, deferred=True)
     original = state.model.forward
     for step in range(6):
@@ -135,10 +147,16 @@ def test_where_flags_stay_on_the_device_nothing_poisons_weights_or_state(new_sta
     state.finite.raise_if_broken()
 
 
-@pytest.mark.parametrize("optimizer", [
-    {"type": "SGD", "lr": 0.1, "momentum": 0.9, "fused": True}, {"type": "AdamW", "lr": 0.01, "fused": True},
-])
-def test_a_fused_optimiser_goes_on_after_a_left_out_first_step_as_if_it_had_not_been(new_state, new_batch, optimizer):
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"type": "SGD", "lr": 0.1, "momentum": 0.9, "fused": True},
+        {"type": "AdamW", "lr": 0.01, "fused": True},
+    ],
+)
+def test_a_fused_optimiser_goes_on_after_a_left_out_first_step_as_if_it_had_not_been(
+    new_state, new_batch, optimizer
+):
     runs = []
     for spoil_first in (True, False):
         state = new_state({"optimizer": optimizer}, deferred=True)
