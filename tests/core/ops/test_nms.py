@@ -37,7 +37,7 @@ def test_suppression_is_that_of_the_definition(n):
     assert torch.equal(dets, torch.cat([boxes[keep], scores[keep, None]], 1))
 
 
-@pytest.mark.parametrize("n", [0, 1, 30, 399, 401, 900])
+@pytest.mark.parametrize("n", [0, 1, 30, 400, 1100])
 @pytest.mark.parametrize("split_thr", [10000, 20])
 def test_classes_do_not_touch_each_other(n, split_thr):
     boxes, scores, idxs = problem(n)
