@@ -7,7 +7,7 @@ import click
 
 from detcore.hookspecs import API_VERSION
 from detcore.plugins import PluginRecord, host
-from detcore.plugins.discovery import installed_twice, pip_line
+from detcore.plugins.discovery import pip_line
 from detcore.registry.scopes import STANDARD_SCOPES
 
 
@@ -83,7 +83,8 @@ def doctor(ctx: click.Context, scopes: tuple[str, ...], imports: bool) -> None:
         for problem in problems:
             click.echo(_indented(problem))
     installed = list(found.records())
-    remarks = found.permissions.unknown(installed) + installed_twice()
+    metadata = found.installed()
+    remarks = found.permissions.unknown(installed) + metadata.unreadable + metadata.repeated
     remarks += [f"scope {scope!r} is not installed" for scope in scopes if scope not in installed]
     for remark in remarks:
         click.echo(remark)
@@ -97,10 +98,10 @@ def _problems(record: PluginRecord, *, imports: bool) -> list[str]:
     if record.error is not None:
         trace = "".join(traceback.format_exception(record.error))
         return [f"{record.reason}\n{trace}"]
-    if not imports or record.table is None:
-        return []
     problems = []
-    for registry, name, reference in record.table:
+    if record.imports_torch:
+        problems.append(f"{record.claims[0].module} imports torch; it should only name what needs it")
+    for registry, name, reference in record.table if imports and record.table else ():
         try:
             reference.load()
         except Exception as error:

@@ -1,11 +1,10 @@
 """Which plugins are installed and which of them may load; imports none of them."""
 import difflib
-import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-
-logger = logging.getLogger(__name__)
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 GROUP = "detcore.plugins"
 ENVIRONMENT = ("DETCORE_PLUGINS", "DETCORE_DISABLE_PLUGINS", "DETCORE_STRICT_PLUGINS")
@@ -63,34 +62,57 @@ class Claim:
         return f"{self.distribution} {self.version}"
 
 
-def installed_claims() -> dict[str, list[Claim]]:
-    """Scope -> who claims it, over all installed distributions; sorted."""
-    # Imported here because it costs more than all of `detcore --help`.
-    from importlib_metadata import entry_points
+@dataclass(frozen=True)
+class Installed:
+    """What the metadata of the installed distributions says.
 
-    claims: dict[str, set[Claim]] = {}
-    for point in entry_points(group=GROUP):
-        name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
-        claims.setdefault(point.name, set()).add(Claim(point.name, point.value.strip(), name, version))
-    return {scope: sorted(claims[scope], key=lambda claim: claim.owner) for scope in sorted(claims)}
+    Attributes:
+        claims: Scope -> who claims it; both sorted.
+        unreadable: One line for each distribution whose metadata is broken, be it a plugin or not.
+        repeated: One line for each plugin that lies on the path several times: only the first counts.
+    """
+
+    claims: dict[str, list[Claim]]
+    unreadable: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
 
 
-def installed_twice() -> list[str]:
-    """One line for each plugin distribution that lies on the path several times: only the first counts."""
+def find_installed() -> Installed:
+    """Read the metadata of all distributions on the path."""
+    # Imported here because it costs as much as half of `detcore --help`.
     from importlib_metadata import distributions
 
-    found: dict[str, list[str]] = {}
+    claims: dict[str, list[Claim]] = {}
+    places: dict[str, list[str]] = {}
+    unreadable = set()
     for distribution in distributions():
-        if any(point.group == GROUP for point in distribution.entry_points):
-            name = re.sub(r"[-_.]+", "-", distribution.name).lower()
-            place = f"{distribution.version} in {distribution.locate_file('')}"
-            if place not in found.setdefault(name, []):
-                found[name].append(place)
-    return [
-        f"{name} is installed {len(places)} times, and the first counts: {'; '.join(places)}"
-        for name, places in sorted(found.items())
-        if len(places) > 1
-    ]
+        try:
+            found = _claims_of(distribution)
+        except Exception as error:  # a damaged package, be it a plugin or not, must not cost all others
+            where = Path(str(getattr(distribution, "_path", distribution.locate_file("")))).resolve()
+            unreadable.add(f"metadata in {where} cannot be read: {type(error).__name__}: {error}")
+            continue
+        folder = Path(str(distribution.locate_file(""))).resolve()  # a folder may stand on the path twice
+        for name in {re.sub(r"[-_.]+", "-", claim.distribution).lower() for claim in found}:
+            known = places.setdefault(name, [])
+            place = f"{found[0].version} in {folder}"
+            known += [place] if place not in known else []
+            if known == [place]:
+                for claim in found:
+                    claims.setdefault(claim.scope, []).append(claim)
+    repeated = [f"{name} is installed {len(known)} times, and the first counts: {'; '.join(known)}"
+                for name, known in sorted(places.items()) if len(known) > 1]
+    ordered = {scope: sorted({*claims[scope]}, key=lambda claim: claim.owner) for scope in sorted(claims)}
+    return Installed(ordered, sorted(unreadable), repeated)
+
+
+def _claims_of(distribution: Any) -> list[Claim]:
+    # Most distributions are no plugins: their metadata need not be parsed.
+    if GROUP not in (distribution.read_text("entry_points.txt") or ""):
+        return []
+    points = [point for point in distribution.entry_points if point.group == GROUP]
+    name, version = distribution.name, distribution.version
+    return [Claim(point.name, point.value.strip(), name, version) for point in points]
 
 
 def pip_line(scope: str) -> str:

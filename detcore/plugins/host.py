@@ -3,6 +3,7 @@ import importlib
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 import types
@@ -20,8 +21,9 @@ from detcore.plugins.discovery import (
     KNOWN_DISTRIBUTIONS,
     KNOWN_NAMES,
     Claim,
+    Installed,
     Permissions,
-    installed_claims,
+    find_installed,
     pip_line,
 )
 from detcore.plugins.observers import Observers
@@ -48,6 +50,7 @@ class PluginRecord:
         observers: ``(hook, function, argument names)``.
         api: The plugin API version that it states.
         milliseconds: How long loading took.
+        imports_torch: Whether its module imported torch, for which every look-up in its scope has to wait.
     """
 
     claims: list[Claim]
@@ -59,6 +62,7 @@ class PluginRecord:
     observers: list[tuple[str, Callable[..., Any], tuple[str, ...]]] = field(default_factory=list)
     api: int | None = None
     milliseconds: float = 0.0
+    imports_torch: bool = False
     warned: bool = False
 
     @property
@@ -80,30 +84,38 @@ class PluginHost:
 
     Args:
         environment: Holds ``DETCORE_PLUGINS``, ``DETCORE_DISABLE_PLUGINS``, ``DETCORE_STRICT_PLUGINS``.
-        find: Returns scope -> claims.
+        find: Reads what is installed.
     """
 
     def __init__(
         self,
         environment: Mapping[str, str] = os.environ,
-        find: Callable[[], dict[str, list[Claim]]] = installed_claims,
+        find: Callable[[], Installed] = find_installed,
     ) -> None:
         self.environment = {name: environment[name] for name in ENVIRONMENT if name in environment}
         self.permissions = Permissions.from_environment(self.environment)
         self._find = find
-        self._found: dict[str, PluginRecord] | None = None
+        self._installed: Installed | None = None
+        self._records: dict[str, PluginRecord] = {}
         self._core: ComponentTable | None = None
         self._lock = threading.RLock()
 
     def records(self) -> dict[str, PluginRecord]:
         """Scope -> record of every installed plugin, sorted by scope; loads none."""
+        self.installed()
+        return self._records
+
+    def installed(self) -> Installed:
+        """What the metadata says; read once."""
         with self._lock:
-            if self._found is None:
-                claims = self._find()
-                self._found = {scope: self._record(claims[scope]) for scope in sorted(claims)}
-                for line in self.permissions.unknown(claims, disabled=False):
+            if self._installed is None:
+                self._installed = self._find()
+                claims = self._installed.claims
+                self._records = {scope: self._record(claims[scope]) for scope in claims}
+                unknown = self.permissions.unknown(claims, disabled=False)
+                for line in (*self._installed.unreadable, *unknown):
                     logger.warning("%s", line)
-            return self._found
+            return self._installed
 
     def _record(self, claims: list[Claim]) -> PluginRecord:
         refusal = self.permissions.refusal(claims[0].scope)
@@ -256,7 +268,9 @@ class _Loader:
         """Import the module, check it, and ask it for its components, commands and observers."""
         record = self.record
         claim = self._claim()
+        had_torch = "torch" in sys.modules
         module = importlib.import_module(claim.module)
+        record.imports_torch = not had_torch and "torch" in sys.modules
         record.api = self._checked_api(module, claim)
         _refuse_unmarked(module)
         manager = pluggy.PluginManager("detcore")

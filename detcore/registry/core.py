@@ -3,7 +3,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from detcore.errors import RegistryError
 from detcore.registry.scopes import REGISTRY_NAMES, source
@@ -133,6 +133,19 @@ class Registry:
 
     def __reduce__(self) -> tuple[Callable[[str], "Registry"], tuple[str]]:
         return _registry_named, (self.name,)  # the one of that name, in copies and in other processes
+
+    @overload
+    def register_module(
+        self, name: str | list[str] | None = None, force: bool = False, module: None = None
+    ) -> Callable[[Component], Component]: ...
+
+    @overload
+    def register_module(
+        self, name: str | list[str] | None = None, force: bool = False, *, module: Component
+    ) -> Component: ...
+
+    @overload
+    def register_module(self, name: Component) -> Component: ...
 
     def register_module(
         self,

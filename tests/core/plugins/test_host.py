@@ -89,6 +89,37 @@ class TestIsolation:
         assert "plugin 'bad' (det-bad 1.0) cannot be used: loading" in text
 
 
+class TestMetadata:
+    @pytest.mark.parametrize("points", [
+        b"[detcore.plugins]\nno value\n",
+        b"[detcore.plugins]\n\xff = x\n",
+        b"[other]\nno value [detcore.plugins]",
+    ])
+    def test_a_damaged_package_costs_nobody_else(self, site, points):
+        site.plugin("good")
+        site.distribution("damaged", {}, {})
+        (site.folder / "damaged-1.0.dist-info" / "entry_points.txt").write_bytes(points)
+        done = site.python("from detcore.registry import MODELS; print(MODELS.get('good.Thing').__name__)")
+        assert done.stdout == "Thing\n"
+        line, = done.stderr.splitlines()
+        assert "damaged-1.0.dist-info cannot be read: " in line
+        doctor = site.detcore("plugins", "doctor", "good")
+        assert doctor.returncode == 1
+        assert "damaged-1.0.dist-info cannot be read" in doctor.stdout
+
+    def test_a_package_without_metadata_is_reported(self, site):
+        site.plugin("good")
+        (site.folder / "det_good-1.0.dist-info" / "METADATA").unlink()
+        assert "det_good-1.0.dist-info cannot be read" in site.detcore("plugins", "list").stderr
+
+    def test_doctor_names_a_plugin_that_imports_torch_too_early(self, site):
+        site.write("torch.py", "")
+        site.plugin("slow", more="\nimport torch\n")
+        done = site.detcore("plugins", "doctor", "slow")
+        assert done.returncode == 1
+        assert "det_slow.plugin imports torch" in done.stdout
+
+
 class TestEnvironment:
     SCOPES = """
         from detcore.plugins import host

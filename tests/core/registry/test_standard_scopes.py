@@ -19,6 +19,13 @@ def test_the_names_of_the_standard_scopes_are_disjoint():
             taken[key] = scope
 
 
+def test_the_cores_table_is_sorted():
+    table = host().table("detcore")
+    assert list(table._references) == sorted(table._references)
+    for registry, references in table._references.items():
+        assert list(references) == sorted(references), registry
+
+
 @pytest.mark.parametrize("scope", STANDARD_SCOPES)
 def test_every_name_of_a_standard_scope_can_be_imported(scope):
     if scope not in host().scopes():
