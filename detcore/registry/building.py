@@ -30,7 +30,7 @@ def build(
     # The config's own containers are copied, because constructors may take their arguments apart.
     plan = planner.part(registry, {**default_args, **copied(cfg)}, path, scope)
     if planner.problems:
-        raise InvalidConfigError(planner.problems) from planner.cause
+        raise InvalidConfigError(planner.problems)
     return _built(plan)
 
 

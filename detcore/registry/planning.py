@@ -23,11 +23,13 @@ class Problem:
         path: Where it stands: ``model.bbox_head.num_clases``.
         message: What is wrong.
         suggestion: What may help; may be empty.
+        cause: The exception behind it, if there is one: that of a broken plugin, for example.
     """
 
     path: str
     message: str
     suggestion: str = ""
+    cause: BaseException | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         text = f"{self.path or '(top level)'}: {self.message}"
@@ -35,7 +37,7 @@ class Problem:
 
 
 class InvalidConfigError(ConfigError):
-    """A config that cannot be built.
+    """A config that cannot be built; chains the first exception behind its problems.
 
     Attributes:
         problems: All that is wrong with it.
@@ -45,6 +47,7 @@ class InvalidConfigError(ConfigError):
         self.problems = problems
         head = "" if len(problems) == 1 else f"{len(problems)} problems in the config:\n  "
         super().__init__(head + "\n  ".join(map(str, problems)))
+        self.__cause__ = next((problem.cause for problem in problems if problem.cause is not None), None)
 
 
 @dataclass(slots=True)
@@ -77,11 +80,9 @@ class Planner:
 
     Attributes:
         problems: What was found so far.
-        cause: The first exception behind one of them, for chaining.
     """
 
     problems: list[Problem] = field(default_factory=list)
-    cause: Exception | None = None
     # Where a dict stood before a prepare_config moved it. It is kept, so that no other object gets its id.
     _origins: dict[int, tuple[str, Any]] = field(default_factory=dict)
 
@@ -197,21 +198,19 @@ class Planner:
         self.part(kind.registry, copied(value), path, scope, complete=False, allow=kind.allow)
         return value
 
-    def _add(self, path: str, message: str, suggestion: str = "") -> None:
-        self._note(Problem(path, message, suggestion))
+    def _add(self, path: str, message: str) -> None:
+        self._note(Problem(path, message))
 
     def _note(self, problem: Problem) -> None:
         if problem not in self.problems:  # the same dict may have been handed to several parts
             self.problems.append(problem)
 
     def _failed(self, path: str, error: Exception) -> None:
-        self.cause = self.cause or error
         if isinstance(error, NameNotFoundError):
-            self._add(path, error.message, error.suggestion)
-        elif isinstance(error, DetcoreError):
-            self._add(path, str(error))
+            self._note(Problem(path, error.message, error.suggestion, error))
         else:
-            self._add(path, f"{type(error).__name__}: {error}")
+            message = str(error) if isinstance(error, DetcoreError) else f"{type(error).__name__}: {error}"
+            self._note(Problem(path, message, cause=error))
 
 
 def argument_problems(
