@@ -23,6 +23,9 @@ class NameNotFoundError(RegistryError):
         self.message = message
         self.suggestion = suggestion
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.message, self.suggestion)
+
 
 def find(registry: Registry, name: Any, default_scope: str | None) -> Component:
     """The component that a ``type`` string means; see :class:`~detcore.registry.Registry` for the order.

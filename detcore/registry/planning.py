@@ -6,7 +6,7 @@ No constructor runs here.
 import copy
 import difflib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from detcore.errors import ConfigError, DetcoreError
@@ -48,6 +48,9 @@ class InvalidConfigError(ConfigError):
         head = "" if len(problems) == 1 else f"{len(problems)} problems in the config:\n  "
         super().__init__(head + "\n  ".join(map(str, problems)))
         self.__cause__ = next((problem.cause for problem in problems if problem.cause is not None), None)
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), ([replace(problem, cause=None) for problem in self.problems],)
 
 
 @dataclass(slots=True)

@@ -320,6 +320,15 @@ class TestProblems:
             MODELS.build({"type": "Head", "num_classes": 1, "loss": {"type": "timm.X"}})
         assert caught.value.__cause__.__cause__ is names.broken["timm"]
 
+    def test_the_errors_travel_between_processes(self, names):
+        with pytest.raises(ConfigError) as caught:
+            MODELS.build({"type": "Head", "loss": {"type": "Los"}})
+        twin = pickle.loads(pickle.dumps(caught.value))
+        assert str(twin) == str(caught.value)
+        assert twin.problems == caught.value.problems
+        cause = caught.value.__cause__
+        assert str(pickle.loads(pickle.dumps(cause))) == str(cause)
+
     def test_a_list_where_one_part_is_meant(self):
         assert problems({"type": "Head", "num_classes": 1, "loss": [LOSS, LOSS]}) == [
             "model.loss: expected one dict(type=...), got a list of 2"]
