@@ -25,7 +25,8 @@ from detcore.nn.init import (
     xavier_init,
 )
 from detcore.nn.initializers import initialize
-from detcore.nn.weights import LoadReport, load_into_module, load_state, register_scheme
+from detcore.nn.load_into import LoadReport, load_into_module
+from detcore.nn.weights import load_state, register_scheme
 
 __all__ = [
     "BaseModule",

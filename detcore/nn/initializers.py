@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from detcore.errors import ConfigError
 from detcore.nn import init
-from detcore.nn.weights import load_into_module, load_state, strip_prefix
+from detcore.nn.load_into import load_into_module
+from detcore.nn.weights import load_state, strip_prefix
 from detcore.registry import WEIGHT_INITIALIZERS
 
 logger = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from torch import nn
 from detcore.errors import CheckpointError
 from detcore.nn import load_into_module, load_state, register_scheme
 from detcore.nn import weights as weights_module
+from detcore.nn.weight_files import load_url
 
 
 def net():
@@ -127,15 +128,25 @@ def test_addresses_are_downloaded_once_and_their_hash_is_checked(hub, tmp_path):
     served = tmp_path / f"w-{digest}.pth"
     served.write_bytes((tmp_path / "source.pth").read_bytes())
     # file:// addresses through the same code as http(s) ones.
-    assert weights_module._load_url(served.as_uri(), "cpu")["a"].tolist() == [1, 1]
+    assert load_url(served.as_uri(), "cpu")["a"].tolist() == [1, 1]
     assert (hub / served.name).is_file()
     served.unlink()
-    assert weights_module._load_url(served.as_uri(), "cpu")["a"].tolist() == [1, 1]
+    assert load_url(served.as_uri(), "cpu")["a"].tolist() == [1, 1]
     wrong = tmp_path / "w-00000000.pth"
     wrong.write_bytes((tmp_path / "source.pth").read_bytes())
     with pytest.raises(CheckpointError, match=r"invalid hash.*put the file to"):
-        weights_module._load_url(wrong.as_uri(), "cpu")
+        load_url(wrong.as_uri(), "cpu")
     assert not (hub / wrong.name).exists()
+
+
+def test_addresses_that_end_in_the_same_name_do_not_share_a_file(hub, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        torch.save({folder: torch.ones(1)}, tmp_path / folder / "model.pth")
+        assert list(load_url((tmp_path / folder / "model.pth").as_uri(), "cpu")) == [folder]
+    for nameless in ("https://example.org/", "https://example.org/.."):
+        with pytest.raises(CheckpointError, match="names no file"):
+            load_url(nameless, "cpu")
 
 
 def test_without_network_the_error_says_where_the_file_goes(hub, monkeypatch):
@@ -158,7 +169,7 @@ def test_what_does_not_fit_is_one_line_of_the_log(caplog):
     state = net().state_dict()
     del state["1.bias"], state["1.num_batches_tracked"]
     state["fc.weight"] = torch.zeros(1)
-    with caplog.at_level(logging.WARNING, "detcore.nn.weights"):
+    with caplog.at_level(logging.WARNING, "detcore.nn.load_into"):
         report = load_into_module(net(), state, source="w.pth")
     assert (report.missing, report.unexpected, report.mismatched) == (["1.bias"], ["fc.weight"], [])
     assert len(report.loaded) == 5
@@ -170,7 +181,7 @@ def test_what_does_not_fit_is_one_line_of_the_log(caplog):
 
 def test_expected_leftovers_are_no_news(caplog):
     state = {**net().state_dict(), "fc.weight": torch.zeros(1)}
-    with caplog.at_level(logging.DEBUG, "detcore.nn.weights"):
+    with caplog.at_level(logging.DEBUG, "detcore.nn.load_into"):
         load_into_module(net(), state, ignore_unexpected=[r"^fc\."], strict=True)
     assert [record.levelname for record in caplog.records] == ["DEBUG", "INFO"]
     assert "1 names are not for Sequential: fc.weight" in caplog.text
