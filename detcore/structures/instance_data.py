@@ -62,7 +62,7 @@ class InstanceData(BaseDataElement):
         if isinstance(item, str):
             return getattr(self, item)
         index = self._normalised(item)
-        selected = type(self)(metainfo=self.metainfo)
+        selected = self.clone()  # with all fields in place already, storing a cut one is a plain assignment
         positions: np.ndarray | None = None
         for name, value in self.items():
             if isinstance(value, Tensor) or isinstance(index, slice):
