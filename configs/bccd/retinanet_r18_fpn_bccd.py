@@ -1,8 +1,8 @@
 # RetinaNet on photographs of blood cells (BCCD: 364 photographs, 4,886 boxes), from random weights, in float32.
-# The data lie in `bccd/` below the folder in $DETCORE_DATA, or below `data/`.
+# The photographs lie in `bccd/` below the folder in $DETCORE_DATA, or below `../shared/data`.
 _base_ = ['../_base_/models/retinanet_r50_fpn.py', '../_base_/default_runtime.py']
 
-data_root = '{{$DETCORE_DATA:data}}/bccd/'
+data_root = '{{$DETCORE_DATA:../shared/data}}/bccd/'
 classes = ('RBC', 'WBC', 'Platelets')
 scale = (320, 240)  # half of the photographs' width and height
 max_epochs = 40

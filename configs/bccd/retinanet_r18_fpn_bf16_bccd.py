@@ -3,6 +3,7 @@
 _base_ = 'retinanet_r18_fpn_bccd.py'
 
 max_epochs = 80
+channels_last = True
 
 optim_wrapper = dict(type='AmpOptimWrapper', dtype='bfloat16')
 train_cfg = dict(val_interval=10)

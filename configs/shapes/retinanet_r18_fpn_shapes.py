@@ -4,7 +4,8 @@ _base_ = ['../_base_/models/retinanet_r50_fpn.py', '../_base_/default_runtime.py
 
 data_root = 'data/shapes/'
 classes = ('circle', 'square', 'triangle', 'star', 'ring')
-max_epochs = 14
+max_epochs = 20
+channels_last = True  # with bfloat16 about a sixth faster on a CPU
 
 model = dict(
     backbone=dict(
@@ -87,11 +88,11 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs='${max_epochs}', val_interval=7)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs='${max_epochs}', val_interval=5)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
 default_hooks = dict(
     logger=dict(interval=10),
-    checkpoint=dict(interval=7, max_keep_ckpts=2, save_best='coco/bbox_mAP', rule='greater'),
+    checkpoint=dict(interval=5, max_keep_ckpts=2, save_best='coco/bbox_mAP', rule='greater'),
 )

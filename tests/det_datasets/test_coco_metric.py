@@ -2,6 +2,7 @@ import contextlib
 import io
 import json
 import logging
+import runpy
 from collections import defaultdict
 
 import numpy as np
@@ -450,3 +451,11 @@ def test_unusable_boxes_and_strangers_in_the_file_are_left_out_and_counted(tmp_p
     assert "category_id 9" in caplog.text
     with pytest.raises(DataError, match="annotation 5 of image 1 needs bbox"):
         CocoMetric(write(tmp_path / "b.json", [{**annotation(5), "bbox": [1, 2]}]))
+
+
+def test_the_benchmark_finds_equal_figures_at_a_small_size(root, capsys):
+    main = runpy.run_path(str(root / "benchmarks" / "evaluation.py"))["main"]
+    result = main(["--images", "20", "--boxes", "10", "--classes", "3"])
+    assert result["largest_difference"] < 1e-12
+    assert result["boxes"] == 200
+    assert "ratio" in capsys.readouterr().out

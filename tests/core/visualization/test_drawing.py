@@ -67,7 +67,8 @@ def test_labels_of_two_boxes_at_one_place_do_not_cover_each_other():
 @pytest.mark.parametrize(
     "image",
     [np.zeros((40, 50)), np.zeros((40, 50, 1), np.uint8), np.random.rand(40, 50, 3),
-     np.ones((40, 50, 4), np.uint8), np.full((40, 50, 3), 65535, np.uint16), np.full((40, 50, 3), 255.0), np.zeros((40, 50, 3), bool)],
+     np.ones((40, 50, 4), np.uint8), np.full((40, 50, 3), 65535, np.uint16), np.full((40, 50, 3), 255.0),
+     np.zeros((40, 50, 3), bool)],
 )
 def test_any_usual_image_becomes_uint8_rgb(image):
     converted = canvas.to_rgb_uint8(image)
