@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from det_models.anchors import AnchorGenerator
 from det_models.assign import BaseAssigner, match_each
@@ -14,7 +14,6 @@ from det_models.coders import BaseBBoxCoder
 from det_models.host import host_tensor, reduce_mean
 from det_models.postprocess import (
     flatten_level,
-    level_view,
     logit_bound,
     rescale_boxes,
     suppress,
@@ -279,6 +278,29 @@ class DenseHead(BaseModule):
             weights=positive.to(chosen.dtype).expand(-1, 4),
         )
 
+    def class_loss(
+        self, loss_cls: nn.Module, cls_score: Tensor, labels: Tensor, weights: Tensor, avg_factor: Tensor
+    ) -> Tensor:
+        """Classification loss of one level.
+
+        Args:
+            loss_cls: Called with logits ``[N, C]``, labels and weights ``[N]``; or, where it has
+                ``takes_maps`` and the map is not channels-last, with ``[N, C, P]`` and ``[N, P]``:
+                rearranging a map of hundreds of channels takes as long as its focal loss.
+            cls_score: Logits ``Tensor[B, K * C, H, W]``.
+            labels: ``LongTensor[B, H * W * K]``, C for background.
+            weights: ``Tensor[B, H * W * K]``.
+            avg_factor: What the sum is divided by.
+        """
+        num_scores = self.cls_out_channels
+        if not (getattr(loss_cls, "takes_maps", False) and cls_score.is_contiguous()):
+            logits = flatten_level(cls_score, num_scores).flatten(0, 1)
+            return loss_cls(logits, labels.flatten(), weights.flatten(), avg_factor=avg_factor)
+        logits = cls_score.view(-1, num_scores, cls_score.shape[-2:].numel())
+        shape = (len(cls_score), logits.shape[-1], -1)
+        labels, weights = (each.reshape(shape).transpose(1, 2).flatten(0, 1) for each in (labels, weights))
+        return loss_cls(logits, labels, weights, avg_factor=avg_factor)
+
     # -- prediction ------------------------------------------------------------------------------
 
     def predict_by_feat(
@@ -341,9 +363,9 @@ class DenseHead(BaseModule):
         levels = []
         for level, priors in enumerate(mlvl_priors):
             cls_score, bbox_pred = cls_scores[level], bbox_preds[level]
-            scores = level_view(cls_score, self.cls_out_channels)
+            scores = cls_score.unflatten(1, (-1, self.cls_out_channels))
             if not self.use_sigmoid_cls:
-                scores = scores.float().softmax(-1)[..., :-1]
+                scores = scores.float().softmax(2)[:, :, :-1]
             values, places, labels = top_candidates(scores, cfg.nms_pre, least)
             encoded = flatten_level(bbox_pred, self.bbox_coder.encode_size)
             found = [

@@ -11,21 +11,17 @@ from detcore.ops import batched_nms
 from detcore.structures import InstanceData
 
 
-def level_view(values: Tensor, size: int) -> Tensor:
-    """A head's map with the priors' own numbers last, without copying.
+def flatten_level(values: Tensor, size: int) -> Tensor:
+    """A head's map with the priors' own numbers last.
 
     Args:
         values: ``Tensor[B, K * size, H, W]`` for K priors a cell.
         size: Numbers per prior (classes, box coordinates).
 
     Returns:
-        A view ``Tensor[B, H, W, K, size]``; priors are ordered as the generators order them.
+        ``Tensor[B, H * W * K, size]`` in the order of the prior generators; a view where the map is
+        channels-last.
     """
-    return values.unflatten(1, (-1, size)).permute(0, 3, 4, 1, 2)
-
-
-def flatten_level(values: Tensor, size: int) -> Tensor:
-    """As :func:`level_view`, but ``Tensor[B, H * W * K, size]``; a view where the map is channels-last."""
     return values.permute(0, 2, 3, 1).reshape(len(values), -1, size)
 
 
@@ -39,7 +35,7 @@ def top_candidates(scores: Tensor, limit: int, least: float) -> tuple[Tensor, Te
     right away.
 
     Args:
-        scores: ``Tensor[B, H, W, K, C]``, scores or anything that grows with them (logits).
+        scores: ``Tensor[B, K, C, H, W]``, scores or anything that grows with them (logits).
         limit: Number of pairs; 0 or less for all.
         least: Lower bound of what is worth returning. Not all that is returned is above it.
 
@@ -47,13 +43,15 @@ def top_candidates(scores: Tensor, limit: int, least: float) -> tuple[Tensor, Te
         Values ``Tensor[B, N]``, places of the priors ``LongTensor[B, N]`` in the flattened level, and classes
         ``LongTensor[B, N]``, in no particular order.
     """
-    num_images, _, width, num_kinds, num_classes = scores.shape
-    best = scores.amax(-1).flatten(1)
+    num_images, num_kinds, num_classes, _, width = scores.shape
+    # In the map's own order: a maximum over a dimension that was permuted to the end takes 25 times as long.
+    best = scores.amax(2).permute(0, 2, 3, 1).flatten(1)
     limit = limit if limit > 0 else best.shape[1] * num_classes
     rows = best.topk(_at_most(limit, best, least), sorted=False).indices
     cells = rows // num_kinds
     images = torch.arange(num_images, device=scores.device)[:, None]
-    picked = scores[images, cells // width, cells % width, rows % num_kinds].flatten(1)
+    by_prior = scores.permute(0, 3, 4, 1, 2)
+    picked = by_prior[images, cells // width, cells % width, rows % num_kinds].flatten(1)
     values, places = picked.topk(_at_most(limit, picked, least), sorted=False)
     return values, rows.gather(1, places // num_classes), places % num_classes
 

@@ -176,9 +176,8 @@ class RetinaHead(DenseHead):
             targets.matches.split(lengths, dim=1),
             strict=True,
         ):
-            logits = flatten_level(cls_score, self.cls_out_channels).flatten(0, 1)
             losses["loss_cls"].append(
-                self.loss_cls(logits, labels.flatten(), weights.flatten(), avg_factor=targets.avg_factor)
+                self.class_loss(self.loss_cls, cls_score, labels, weights, targets.avg_factor)
             )
             rows = self.regressed_rows(matches, priors, truth)
             pred = flatten_level(bbox_pred, self.bbox_coder.encode_size).flatten(0, 1)[rows.index].float()
