@@ -141,7 +141,8 @@ class LogProcessor:
 
     def progress_line(self, runner: Any, batch_idx: int, mode: str) -> str:
         """A line that says how far an evaluation is."""
-        times = {name: value for name, value in self._smoothed(mode, batch_idx).items() if name in _TIMES}
+        smoothed = self._smoothed(mode, batch_idx)
+        times = {name: smoothed[name] for name in _TIMES if name in smoothed}
         length = len(runner.evaluation_dataloader(mode))
         eta = datetime.timedelta(seconds=int(times.get("time", 0.0) * (length - batch_idx - 1)))
         shown = [f"eta: {eta}", *(f"{name}: {value:.{self.num_digits}f}" for name, value in times.items())]
@@ -153,7 +154,8 @@ class LogProcessor:
     ) -> tuple[dict[str, Any], str]:
         """The record and the line of a finished evaluation."""
         length = len(runner.evaluation_dataloader(mode))
-        times = {name: value for name, value in self._smoothed(mode, length - 1).items() if name in _TIMES}
+        smoothed = self._smoothed(mode, length - 1)
+        times = {name: smoothed[name] for name in _TIMES if name in smoothed}
         record = {**metrics, **times, "epoch": runner.epoch, "iter": runner.iter}
         shown = [f"{name}: {_number(value, self.num_digits)}" for name, value in {**metrics, **times}.items()]
         return self._named(record, mode), f"{self._head(runner, mode, length - 1)}  {'  '.join(shown)}"

@@ -48,6 +48,10 @@ class TrainLoop:
         """Whether the run, as it stands between two steps, asks for an evaluation."""
         raise NotImplementedError
 
+    def is_past_its_end(self) -> bool:
+        """Whether a resumed run has made more steps than this loop would."""
+        raise NotImplementedError
+
     def run_iter(self, batch_idx: int, batch: Any) -> None:
         """Make one step and everything that follows it, up to a state that can be saved.
 
@@ -159,6 +163,10 @@ class EpochBasedTrainLoop(TrainLoop):
         """Whether the passes that are complete ask for an evaluation."""
         return self._interval_holds(self.epoch, self.max_epochs)
 
+    def is_past_its_end(self) -> bool:
+        """Whether a resumed run has more passes than ``max_epochs``."""
+        return self.epoch > self.max_epochs or (self.epoch == self.max_epochs and self.inner > 0)
+
 
 class IterBasedTrainLoop(TrainLoop):
     """Trains by steps; the loader starts over as often as needed, and hooks see one long pass.
@@ -223,6 +231,10 @@ class IterBasedTrainLoop(TrainLoop):
     def validation_due(self) -> bool:
         """Whether the steps that are complete ask for an evaluation."""
         return self._interval_holds(self.iter, self.max_iters)
+
+    def is_past_its_end(self) -> bool:
+        """Whether a resumed run has more steps than ``max_iters``."""
+        return self.iter > self.max_iters
 
     def state_dict(self) -> dict[str, int]:
         """Where the run stands, and how often the loader started over."""

@@ -42,12 +42,12 @@ class Runner(RunStatus):
         self.parts = RunParts(cfg, trust=trust)
         self.cfg = self.parts.cfg
         self.work_dir = str(self.parts.work_dir)
-        self.timestamp = time.strftime("%Y%m%d_%H%M%S")
-        self.run_dir = Path(self.work_dir) / self.timestamp
-        self.experiment_name = self.cfg.get("experiment_name") or f"{self.parts.name}_{self.timestamp}"
         self.logger = logging.getLogger("detcore.run")
         self.device, self.seed = prepare_environment(self.cfg)
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
+        self.timestamp = distributed.gather_bytes(time.strftime("%Y%m%d_%H%M%S").encode())[0].decode()
+        self.run_dir = Path(self.work_dir) / self.timestamp
+        self.experiment_name = self.cfg.get("experiment_name") or f"{self.parts.name}_{self.timestamp}"
         self.config_text = self.parts.config_text
         self.model = self.parts.build_model(self.device)
         self.hooks = self.parts.build_hooks()
@@ -55,7 +55,7 @@ class Runner(RunStatus):
         self.visualizer = self.parts.build_visualizer(self.run_dir) if self.rank == 0 else None
         self.records = JsonLines(Path(self.work_dir) / "log.jsonl")
         self.average: Any = None
-        self.training = False
+        self.training = self.began = False
         self.last_validation = -1
         self._loaded_position = {"epoch": 0, "iter": 0}
         self._signals = StopSignals()
@@ -77,7 +77,7 @@ class Runner(RunStatus):
         with self._running("train"):
             self._begin_training()
             self.observe("run_started")
-            self.training = True
+            self.training = self.began = True
             self._train_until_asked()
             self.training = False
             for policy in self.checkpoint_policies:
@@ -222,7 +222,7 @@ class Runner(RunStatus):
                 "\n  ".join(changed),
             )
         restore_snapshot(self, content, path)
-        if self.iter > (self.max_iters or 0):
+        if self.train_loop.is_past_its_end():
             raise CheckpointError(f"{path} has {self.iter} steps, this config trains only {self.max_iters}")
         if self.rank == 0:
             self.records.rewind(self.iter, validated=self.last_validation == self.iter)
@@ -302,7 +302,7 @@ class Runner(RunStatus):
             setattr(self, f"{mode}_loop", loop)
             self.call_hook("before_run")
             if self.cfg.get("load_from"):
-                self.load_checkpoint(self.cfg.load_from)
+                self.load_checkpoint(self.cfg["load_from"], strict=True)
             self.observe("run_started")
             metrics = loop.run()
             self.call_hook("after_run")

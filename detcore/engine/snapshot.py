@@ -109,6 +109,8 @@ def restore_snapshot(runner: Any, content: Mapping[str, Any], source: str | Path
     runner.state.schedules.load_state_dict(content["param_schedulers"])
     runner.train_dataloader.load_state_dict(content["loader"])
     loop = dict(content["loop"])
+    # The loader knows how many of today's batches the samples of this pass that were seen make.
+    loop["inner"] = runner.train_dataloader.state_dict().get("batches", loop["inner"])
     runner.last_validation = loop.pop("last_validation")
     runner.train_loop.load_state_dict(loop)
     runner.hooks.load_state_dict(content["hooks"])

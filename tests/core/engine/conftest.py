@@ -2,6 +2,9 @@
 import copy
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,12 @@ def merged(base, changes):
     return result
 
 
+@pytest.fixture(scope="module")
+def base():
+    """The toy config and the function that merges changes into it."""
+    return BASE, merged
+
+
 @pytest.fixture
 def toy_cfg(toy, tmp_path):
     """A toy config with changes; everything is written below the test's own folder."""
@@ -114,7 +123,62 @@ def compare():
     from detcore.engine.checkpoint import load_checkpoint
 
     def compare_runs(one, two, name):
+        if not (Path(two) / name).exists():
+            return [f"no {name}"]
         found = same(load_checkpoint(Path(one) / name), load_checkpoint(Path(two) / name))
         return found + (["log"] if records(one) != records(two) else [])
 
     return compare_runs
+
+
+class CommandLine:
+    """``detcore`` in fresh processes, forked from one that has imported everything."""
+
+    def __init__(self, folder):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        self.folder = folder
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", str(Path(__file__).with_name("harness.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.output = ""
+
+    def __call__(self, *arguments, limit=60, **job):
+        output = self.folder / "output.txt"
+        output.unlink(missing_ok=True)
+        job = {"arguments": [str(a) for a in arguments], "limit": limit, "output": str(output), **job}
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        self.output = output.read_text() if output.exists() else ""
+        assert answer, "the harness ended"
+        return json.loads(answer)["status"]
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def detcore(tmp_path_factory):
+    """``detcore("run", config, ...)`` returns the exit status; ``detcore.output`` holds what it wrote."""
+    command = CommandLine(tmp_path_factory.mktemp("commands"))
+    yield command
+    command.close()
+
+
+@pytest.fixture
+def toy_file(toy_cfg, tmp_path):
+    """Writes a toy config to a file, with the toy parts as its module: ``toy_file(name, **changes)``."""
+
+    def write(name="toy", **changes):
+        cfg = toy_cfg(name, plugins=[str(TOY_PARTS)], **changes)
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(cfg))
+        return path
+
+    return write
