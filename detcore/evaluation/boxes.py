@@ -1,4 +1,6 @@
-"""Average precision of ranked detections, as VOC and others define it."""
+"""Average precision of ranked detections, as VOC and others define it, and recall of proposals."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,7 +27,7 @@ def average_precision(recalls: np.ndarray, precisions: np.ndarray, mode: str = "
     recalls, precisions = np.asarray(recalls, dtype=float), np.asarray(precisions, dtype=float)
     if recalls.shape != precisions.shape or recalls.ndim not in (1, 2):
         raise ConfigError(
-            f"recalls and precisions need one shape (D,) or (S, D), got {recalls.shape} and {precisions.shape}"
+            f"recalls and precisions need one shape (D,) or (S, D), got {recalls.shape}, {precisions.shape}"
         )
     functions = {"area": _area, "11points": _eleven_points}
     if mode not in functions:
@@ -44,3 +46,63 @@ def _area(recalls: np.ndarray, precisions: np.ndarray) -> float:
 
 def _eleven_points(recalls: np.ndarray, precisions: np.ndarray) -> float:
     return float(np.mean([precisions[recalls >= recall].max(initial=0.0) for recall in _ELEVEN]))
+
+
+def eval_recalls(
+    gts: Sequence[np.ndarray],
+    proposals: Sequence[np.ndarray],
+    proposal_nums: int | Sequence[int] = (100, 300, 1000),
+    iou_thrs: float | Sequence[float] | np.ndarray = 0.5,
+) -> np.ndarray:
+    """Share of the objects that the best proposals of each image cover, whatever their class.
+
+    Each object takes one proposal and each proposal one object, the pair that overlaps most first.
+
+    Args:
+        gts: objects of each image, float (G, 4) xyxy.
+        proposals: of each image, float (P, 4) xyxy from best to worst, or (P, 5) with a score in the last
+            column, in any order.
+        proposal_nums: how many proposals of each image to look at.
+        iou_thrs: overlaps from which an object counts as covered.
+
+    Returns:
+        float (number of `proposal_nums`, number of `iou_thrs`); NaN where there is no object.
+
+    Raises:
+        ConfigError: there are not as many images in `proposals` as in `gts`.
+    """
+    if len(gts) != len(proposals):
+        raise ConfigError(f"{len(gts)} images have objects, {len(proposals)} have proposals")
+    numbers = [proposal_nums] if isinstance(proposal_nums, int) else list(proposal_nums)
+    thresholds = np.atleast_1d(np.asarray(iou_thrs, dtype=float))
+    covered = np.zeros((len(numbers), len(thresholds)))
+    for objects, found in zip(gts, proposals, strict=True):
+        boxes = np.asarray(found, dtype=float)
+        if boxes.ndim == 2 and boxes.shape[1] == 5:
+            boxes = boxes[np.argsort(-boxes[:, 4], kind="stable"), :4]
+        overlaps = _overlaps(np.asarray(objects, dtype=float).reshape(-1, 4), boxes.reshape(-1, 4))
+        for row, number in enumerate(numbers):
+            covered[row] += (_pairs(overlaps[:, :number])[:, None] >= thresholds).sum(axis=0)
+    total = sum(len(objects) for objects in gts)
+    return covered / total if total else np.full_like(covered, np.nan)
+
+
+def _pairs(overlaps: np.ndarray) -> np.ndarray:
+    """Overlap of each pair, taken greedily from the largest on."""
+    left = overlaps.copy()
+    taken = []
+    for _ in range(min(left.shape)):
+        row, column = np.unravel_index(left.argmax(), left.shape)
+        taken.append(left[row, column])
+        left[row] = left[:, column] = -1
+    return np.array(taken)
+
+
+def _overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Intersection over union, (N, M)."""
+    low = np.maximum(one[:, None, :2], other[None, :, :2])
+    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
+    common = (high - low).clip(0).prod(axis=-1)
+    area_one, area_other = ((boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1) for boxes in (one, other))
+    union = area_one[:, None] + area_other[None] - common
+    return np.divide(common, union, out=np.zeros_like(common), where=union > 0)

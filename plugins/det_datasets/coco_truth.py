@@ -146,6 +146,19 @@ def truth_from_dict(content: Mapping[str, Any], source: str) -> CocoTruth:
     )
 
 
+def rows_of_images(rows: np.ndarray, images: np.ndarray, num_images: int) -> list[np.ndarray]:
+    """Copies of the rows of each image, in their order.
+
+    Args:
+        rows: (N, ...).
+        images: ``int[N]``, image of each row.
+        num_images: number of images.
+    """
+    order = np.argsort(images, kind="stable")
+    ends = np.searchsorted(images[order], np.arange(1, num_images))
+    return np.split(rows[order], ends)
+
+
 def _unique_images(images: Sequence[Mapping[str, Any]], source: str) -> list[Mapping[str, Any]]:
     """Images by ascending id, as pycocotools goes through them: ties between scores depend on it."""
     unique = {image["id"]: image for image in images}

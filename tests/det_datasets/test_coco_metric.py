@@ -333,7 +333,7 @@ def test_a_missing_file_is_named():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"metric": "box"}, "bbox, segm, proposal"),
+        ({"metric": "box"}, "bbox, segm, proposal, proposal_fast"),
         ({"metric": []}, "one or more"),
         ({"proposal_nums": (0,)}, "positive"),
         ({"iou_thrs": [1.5]}, "above 0"),
@@ -459,3 +459,13 @@ def test_the_benchmark_finds_equal_figures_at_a_small_size(root, capsys):
     assert result["largest_difference"] < 1e-12
     assert result["boxes"] == 200
     assert "ratio" in capsys.readouterr().out
+
+
+def test_fast_recall_pairs_objects_and_proposals_over_all_images(tmp_path):
+    ann_file = write(
+        tmp_path / "a.json", [annotation(1, 2), annotation(2, 1), annotation(3, 1, 2, (100, 100, 40, 40))]
+    )
+    two = sample(1, [[0, 0, 5, 5], [100, 100, 140, 140]], [0.9, 0.1], [0, 0])
+    found = [sample(2, [[10, 10, 60, 50]], [0.9], [0]), two]
+    figures = figures_of(ann_file, found, metric="proposal_fast", proposal_nums=(1, 10))
+    assert figures == {"coco/AR@1": pytest.approx(1 / 3), "coco/AR@10": pytest.approx(2 / 3)}
