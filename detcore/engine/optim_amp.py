@@ -49,6 +49,14 @@ class AmpOptimWrapper(OptimWrapper):
         device = self._parameters()[0].device.type
         self.dtype = _parse_dtype(dtype, device)
         settings, self.fixed_scale = _parse_loss_scale(loss_scale)
+        if self.dtype == torch.float16 and any(
+            group.get("fused") and group.get("momentum") and group.get("dampening")
+            for group in optimizer.param_groups
+        ):
+            raise ConfigError(
+                "fused SGD with dampening cannot leave out its first step, as float16 may need;"
+                " use foreach=True or bfloat16"
+            )
         self.scaler = torch.amp.GradScaler(device, enabled=self.dtype == torch.float16, **settings)
 
     def autocast(self, device_type: str) -> AbstractContextManager:

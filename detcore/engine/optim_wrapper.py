@@ -1,5 +1,6 @@
 """The optimiser in its wrapper: accumulation, clipping, precision, and no update by non-finite gradients."""
 
+import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -48,6 +49,12 @@ class OptimWrapper:
             raise ConfigError(
                 f"{type(self).__name__} wraps a built optimizer, got {type(optimizer).__name__};"
                 " build_optim_wrapper(model, cfg) builds both from a config"
+            )
+        closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise ConfigError(
+                f"{type(optimizer).__name__} evaluates the loss several times in one step (its step needs a"
+                " closure), which training here does not do; choose another optimiser"
             )
         self.optimizer = optimizer
         self.accumulative_counts = accumulative_counts
@@ -252,10 +259,9 @@ def step_unless(optimizer: Optimizer, broken: Tensor, gradients: list[Tensor]) -
     """
     for gradient in gradients:
         gradient.masked_fill_(broken.to(gradient.device), 0.0)
-    if not getattr(optimizer, "_step_supports_amp_scaling", False):
+    if not getattr(optimizer, "_step_supports_amp_scaling", False) or not start_momentum(optimizer):
         optimizer.step()
         return
-    start_momentum(optimizer)
     holder: Any = optimizer
     holder.grad_scale, holder.found_inf = None, broken.float()
     try:
@@ -264,15 +270,25 @@ def step_unless(optimizer: Optimizer, broken: Tensor, gradients: list[Tensor]) -
         del holder.grad_scale, holder.found_inf
 
 
-def start_momentum(optimizer: Optimizer) -> None:
-    """Give fused SGD its momentum buffers: it would keep uninitialised ones if its first step is left out."""
+def start_momentum(optimizer: Optimizer) -> bool:
+    """Give fused SGD its momentum buffers: it would keep uninitialised ones if its first step is left out.
+
+    Returns:
+        Whether the next step may be left out; not so where dampening makes the first step a special one.
+    """
     if not isinstance(optimizer, torch.optim.SGD):
-        return
+        return True
+    ready = True
     for group in optimizer.param_groups:
-        if group.get("fused") and group["momentum"] and not group["dampening"]:
+        if group.get("fused") and group["momentum"]:
             for parameter in group["params"]:
-                if parameter.grad is not None and optimizer.state[parameter].get("momentum_buffer") is None:
+                if parameter.grad is None or optimizer.state[parameter].get("momentum_buffer") is not None:
+                    continue
+                if group["dampening"]:
+                    ready = False
+                else:
                     optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return ready
 
 
 def _parse_clip(clip_grad: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:

@@ -245,3 +245,12 @@ def test_auto_scaling_multiplies_every_rate_and_comes_before_the_schedules():
     build_schedules({"type": "ConstantLR"}, optim)
     with pytest.raises(ConfigError, match="before the schedules"):
         scale_lr(optim, batch_size=4, base_batch_size=16)
+
+
+def test_optimisers_that_cannot_be_driven_are_refused():
+    model = linear()
+    with pytest.raises(ConfigError, match="LBFGS evaluates the loss several times"):
+        OptimWrapper(torch.optim.LBFGS(model.parameters()))
+    fused = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, dampening=0.1, fused=True)
+    with pytest.raises(ConfigError, match="dampening"):
+        AmpOptimWrapper(fused, dtype="float16")
