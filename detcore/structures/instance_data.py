@@ -81,6 +81,8 @@ class InstanceData(BaseDataElement):
     def _normalised(self, item: Index) -> slice | Tensor:
         size = len(self)
         if isinstance(item, slice):
+            if item.step is not None and item.step < 0:  # tensors cannot be sliced backwards
+                return torch.tensor(range(*item.indices(size)), dtype=torch.long)
             return item
         if isinstance(item, (int, np.integer)) and not isinstance(item, bool):
             if not -size <= item < size:

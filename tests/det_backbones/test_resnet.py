@@ -229,3 +229,13 @@ def test_variants_take_the_arguments_of_the_base_and_refuse_others():
     for cfg in ({"type": "ResNetV1d", "depth": 18}, {"type": "ResNeXt", "depth": 50, "groups": 32}):
         assert MODELS.check({**cfg, "frozen_stages": 1}) == []
         assert [p.path for p in MODELS.check({**cfg, "frozen": 1})] == ["frozen"]
+
+
+def test_layout_and_autocast_are_kept_through_the_stages():
+    net = ResNet(50, base_channels=8).to(memory_format=torch.channels_last).eval()
+    x = torch.rand(2, 3, 64, 64).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = net(x)
+    for each in maps:
+        assert each.dtype == torch.bfloat16
+        assert each.is_contiguous(memory_format=torch.channels_last)

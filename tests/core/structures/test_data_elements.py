@@ -4,6 +4,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from detcore.structures import BaseDataElement, DetDataSample, InstanceData, PixelData
 from detcore.structures.mask import BitmapMasks
@@ -242,3 +244,39 @@ def test_maps_have_one_size_and_are_cut_together():
         data[0]
     with pytest.raises(TypeError, match="column is selected"):
         data[0, "a"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_indexing_instances_is_indexing_each_field(data):
+    size = data.draw(st.integers(0, 8))
+    numbers = np.arange(size)
+    instances_of = InstanceData(ids=torch.arange(size), array=numbers, entries=numbers.tolist())
+    index = data.draw(st.one_of(
+        st.slices(size),
+        st.lists(st.booleans(), min_size=size, max_size=size).map(lambda flags: np.array(flags, bool)),
+        st.lists(st.integers(-size, size - 1), max_size=6).map(lambda ints: np.array(ints, int))
+        if size else st.just(np.zeros(0, int)),
+    ))
+    want = numbers[index].tolist()
+    indices = [index] if isinstance(index, slice) else [index, torch.from_numpy(index), index.tolist()]
+    for each in indices:
+        got = instances_of[each]
+        assert (got.ids.tolist(), got.array.tolist(), got.entries) == (want, want, want)
+        assert len(got) == len(want)
+
+
+def test_the_manuals_examples():
+    sample = DetDataSample()
+    meta = {"img_shape": (800, 1196), "pad_shape": (800, 1216)}
+    gt = InstanceData(metainfo=meta)
+    gt.bboxes, gt.labels = torch.rand((5, 4)), torch.rand((5,))
+    sample.gt_instances = gt
+    assert "img_shape" in sample.gt_instances.metainfo_keys()
+    assert len(sample.gt_instances) == 5
+    sample = DetDataSample(pred_instances=InstanceData(metainfo=meta, bboxes=torch.rand(5, 4)))
+    assert "pred_instances" in sample
+    sample.gt_instances = InstanceData(bboxes=torch.rand(2, 4), masks=np.zeros((2, 2, 2)))
+    assert "masks" in sample.gt_instances
+    sample.gt_panoptic_seg = PixelData(panoptic_seg=torch.rand(2, 4))
+    assert "panoptic_seg" in sample.gt_panoptic_seg

@@ -194,3 +194,29 @@ def test_soft_targets_are_fractions():
     targets = ellipses()[0].crop_and_resize(BOXES, (7, 7), [0, 1, 2], binarize=False).masks
     assert targets.dtype == np.float32
     assert ((targets > 0) & (targets < 1)).any()
+
+
+TAN_21 = 0.383864  # what the reference shears by at level 7
+REFERENCE = [  # areas of MMDetection 3.3.0 after the operation: of bitmaps, of polygons
+    ("resize", lambda m: m.resize((160, 213)), [3996, 6758, 3070], [3912.6, 6585.6, 2988.8]),
+    ("resize down", lambda m: m.resize((64, 85)), [644, 1078, 484], [624.5, 1051.2, 477.1]),
+    ("flip", lambda m: m.flip("diagonal"), [2253, 3803, 1724], [2204.3, 3710.2, 1683.8]),
+    ("shear x", lambda m: m.shear((H, W), -TAN_21), [2176, 3803, 1724], [2116.2, 3710.2, 1683.8]),
+    ("shear y", lambda m: m.shear((H, W), -TAN_21, "vertical"), [2134, 3803, 0], [2066.5, 3710.2, 0]),
+    ("translate x", lambda m: m.translate((H, W), -16), [2151, 3803, 1724], [2086.1, 3710.2, 1683.8]),
+    ("translate y", lambda m: m.translate((H, W), -12, "vertical"), [2253, 3803, 1544], [2204, 3710, 1486]),
+    ("rotate 15", lambda m: m.rotate((H, W), -15), [2253, 3806, 1554], None),
+    ("rotate 30", lambda m: m.rotate((H, W), -30), [2250, 3802, 1162], None),
+    ("rotate back", lambda m: m.rotate((H, W), 24), [2213, 3804, 1657], None),
+]
+
+
+@pytest.mark.parametrize(("name", "operation", "of_bitmaps", "of_polygons"), REFERENCE)
+def test_areas_are_those_of_the_reference(name, operation, of_bitmaps, of_polygons):
+    bitmaps, _ = ellipses()
+    of_16_corners = [[p.reshape(-1, 2)[::4].reshape(-1)] for [p] in ellipses()[1]]
+    polygons = PolygonMasks(of_16_corners, H, W)
+    assert operation(bitmaps).areas.tolist() == of_bitmaps
+    # It moves points to the border instead of cutting there, and loses polygons when it rotates.
+    want = of_polygons or operation(polygons.to_bitmap()).areas
+    assert operation(polygons).areas == pytest.approx(want, rel=0.03, abs=12)
