@@ -162,10 +162,11 @@ def reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         TrainingError: In every process, when the names differ between processes.
     """
     names = sorted(values)
-    if not names:
-        stacked = torch.zeros(0, dtype=torch.float64)
-    else:
-        stacked = torch.stack([values[name].detach().to(torch.float64).cpu() for name in names])
+    tensors = [values[name].detach().to(torch.float64) for name in names]
+    if len({tensor.device for tensor in tensors}) > 1:
+        tensors = [tensor.cpu() for tensor in tensors]
+    # One copy from the device, hence one wait, for all entries together.
+    stacked = torch.stack(tensors).cpu() if tensors else torch.zeros(0, dtype=torch.float64)
     if world_size() > 1:
         checksum = zlib.crc32(json.dumps(names).encode())
         if len(set(_gather_numbers(checksum))) > 1:
