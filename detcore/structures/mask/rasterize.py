@@ -50,9 +50,12 @@ def clip_polygon(polygon: np.ndarray, x1: float, y1: float, x2: float, y2: float
         if len(points) == 0:
             break
         points = _clip_half_plane(points, axis, bound, sign)
-    if len(points) < 3 or polygon_area(points.reshape(-1)) == 0:
+    if len(points) < 3:
         return np.zeros(0, np.float64)
-    return points.reshape(-1)
+    # Not by the area: that of a polygon that crosses itself may cancel out.
+    x, y = (points[1:] - points[0]).T
+    on_one_line = not np.any(x[:-1] * y[1:] - x[1:] * y[:-1])
+    return np.zeros(0, np.float64) if on_one_line else points.reshape(-1)
 
 
 def _clip_half_plane(points: np.ndarray, axis: int, bound: float, sign: float) -> np.ndarray:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from detcore.structures.mask import BitmapMasks, PolygonMasks, polygon_to_bitmap
@@ -177,6 +177,7 @@ def test_wrong_arguments_are_refused(make, error, message):
 
 
 @settings(max_examples=40, deadline=None)
+@example([(7.0, 0.0), (16.0, 18.0), (0.0, 0.0), (0.0, 18.0)], (0, 0, 21, 21))  # crosses itself: net area 0
 @given(
     st.lists(st.tuples(st.floats(-20, 60), st.floats(-20, 60)), min_size=3, max_size=9),
     st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(21, 40), st.integers(21, 40)),
@@ -187,7 +188,7 @@ def test_cropping_a_filled_polygon_equals_filling_the_cropped_polygon(points, bo
     whole = polygon_to_bitmap([polygon], 40, 40)[y1:y2, x1:x2]
     cropped = PolygonMasks([[polygon]], 40, 40).crop(np.array(box)).to_ndarray()[0]
     # A cut may move the rounding of the edges that it shortens.
-    assert np.count_nonzero(whole != cropped) <= 2 * ((x2 - x1) + (y2 - y1))
+    assert np.count_nonzero(whole != cropped) <= (x2 - x1) + (y2 - y1)
 
 
 def test_soft_targets_are_fractions():
