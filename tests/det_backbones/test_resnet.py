@@ -239,3 +239,14 @@ def test_layout_and_autocast_are_kept_through_the_stages():
     for each in maps:
         assert each.dtype == torch.bfloat16
         assert each.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("groups", "width", "parameters", "trained"),
+    [(32, 4, 42_128_704, 41_913_344), (64, 4, 81_406_272, 81_003_520)],
+)
+def test_resnext_101_has_the_references_parameters(groups, width, parameters, trained):
+    with torch.device("meta"):
+        net = ResNeXt(depth=101, groups=groups, base_width=width, frozen_stages=1)
+    assert sum(p.numel() for p in net.parameters()) == parameters
+    assert sum(p.numel() for p in net.parameters() if p.requires_grad) == trained
