@@ -129,8 +129,9 @@ def closest(name: object, known: Any) -> str:
     """``; did you mean 'x'?`` for a misspelt name, or what there is where nothing is close."""
     import difflib
 
-    names = [str(item) for item in known]
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    names = [str(item) for item in known][:2000]  # a search takes time for each, and for their length squared
+    names = [item for item in names if len(item) <= 80]
+    near = difflib.get_close_matches(str(name)[:80], names, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]!r}?"
     if not names:

@@ -120,7 +120,7 @@ class Evaluator(Expressions):
 
     def statement(self, node: ast.stmt) -> None:
         """Evaluate one statement."""
-        self.budget.charge(1)
+        self.budget.charge(4)
         handler = _STATEMENTS.get(type(node))
         if handler is None:
             raise refused(self.file, node)

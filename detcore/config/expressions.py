@@ -144,16 +144,8 @@ class Expressions:
         return {hashable(value, self.budget) for value in self.elements(node.elts)}
 
     def _placeholder(self, node: ast.expr) -> Any:
-        if isinstance(node, ast.Name) and node.id in self.placeholders.file:
-            return self.placeholders.file[node.id]
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            return self.placeholders.variable(node.value)
-        text = ast.unparse(node)
-        if not text.startswith("_base_."):
-            raise ConfigError(
-                f"{{{{{text[:40]}}}}} is no placeholder: use _base_.key, '$NAME:default' or fileBasename"
-            )
-        return self.placeholders.fill("{{" + text + "}}")
+        inner = node.value if isinstance(node, ast.Constant) else ast.unparse(node)
+        return self.placeholders.bare(str(inner))
 
     def _dict(self, node: ast.Dict) -> Table:
         table = Table()

@@ -23,7 +23,7 @@ from detcore.config.document import closest
 from detcore.errors import ConfigError
 
 SUFFIXES = (".py", ".yaml", ".yml", ".json")
-MAX_BYTES = 512 * 1024
+MAX_BYTES = 384 * 1024
 """The largest config of MMDetection has 29 kB."""
 ENTRY_POINTS = "detcore.configs"
 """Group of entry points ``scope = "package.folder"`` that say where a package keeps its configs."""
@@ -47,9 +47,10 @@ def read_text(path: Path, shown: str) -> str:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"cannot read {shown}: {reason}") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ConfigError(f"cannot read {shown}: not a regular file")
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise ConfigError(f"cannot read {shown}: not a regular file")
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{shown} is larger than {MAX_BYTES // 1024} kB, too large for a config")

@@ -47,7 +47,7 @@ def length_of(value: Any) -> int:
 def hashable(value: Any, budget: Budget) -> Any:
     """Give a value back that is safe and allowed as a set's member or a dict's key."""
     measure(value, budget)
-    check_key(value)
+    check_key(value, budget)
     return value
 
 
@@ -65,6 +65,9 @@ def update(target: dict[Any, Any], source: Any, budget: Budget) -> None:
     if isinstance(source, dict):
         budget.charge(len(source))
         pairs = list(source.items())
+        for key, _ in pairs:
+            if type(key) is not str:
+                check_key(key, budget)
     else:
         pairs = []
         for pair in items_of(source, budget):

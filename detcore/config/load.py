@@ -50,7 +50,7 @@ def load_file(
         project = project_of(absolute)
     load = _Load(trust=trust)
     tree = load.file(absolute, name, None if trust else project, ())
-    return load.finish(tree, cfg_options)
+    return load.finish(tree, name, cfg_options)
 
 
 def load_text(text: str, suffix: str, *, trust: bool = False) -> Loaded:
@@ -60,7 +60,7 @@ def load_text(text: str, suffix: str, *, trust: bool = False) -> Loaded:
     check_suffix(path, suffix)
     load = _Load(trust=trust)
     tree = load.text(text, path, "<string>", None if trust else project_of(path), ())
-    return load.finish(tree, None)
+    return load.finish(tree, "<string>", None)
 
 
 class _Load:
@@ -72,15 +72,15 @@ class _Load:
         self.env: dict[str, str] = {}
         self.files = 0
 
-    def finish(self, tree: ConfigDict, cfg_options: Mapping[str, Any] | None) -> Loaded:
+    def finish(self, tree: ConfigDict, shown: str, cfg_options: Mapping[str, Any] | None) -> Loaded:
         """Overrides first, then ``${key}``, so that references see the values that will be used."""
         if cfg_options:
             tree = apply_options(tree, cfg_options, resolve=False)
-        try:
-            resolved = References(tree, self.budget).resolve(tree, _origin)
-            return Loaded(freeze(resolved, self.budget, keep_objects=True), self.env)
-        except (LimitError, RecursionError) as error:
-            raise ConfigError(f"${{...}} references: {str(error) or 'too deep'}") from None
+
+        def origin(mapping: Any, key: Any) -> Origin:
+            return (origins_of(mapping) if isinstance(mapping, ConfigDict) else {}).get(key, (shown, 0))
+
+        return Loaded(References(tree, self.budget).resolve(tree, origin), self.env)
 
     def file(self, path: Path, shown: str, project: Path | None, chain: tuple[Path, ...]) -> ConfigDict:
         """Read a file and its bases.
@@ -146,7 +146,7 @@ class _Load:
             origin = table.lines.get("_base_", (shown, 0))
             base = self._bases(table.pop("_base_"), origin, path, project, chain)
         placeholders = Placeholders(path, base, self.budget, self.env)
-        return merge(self._frozen(fill_placeholders(table, placeholders, self.budget), shown), base)
+        return merge(self._frozen(fill_placeholders(table, placeholders, shown), shown), base)
 
     def _frozen(self, value: Table | ConfigDict, shown: str) -> ConfigDict:
         """Severed from everything else; a value that is no data is reported at the key that holds it."""
@@ -199,7 +199,3 @@ def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
-
-def _origin(mapping: Any, key: Any) -> Origin:
-    lines = origins_of(mapping) if isinstance(mapping, ConfigDict) else {}
-    return lines.get(key, ("config", 0))

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from detcore.config.placeholders import Placeholders, quote_bare_markup
-from detcore.config.values import MAX_DEPTH, SCALARS, Budget, ConfigFileError, LimitError, Table
+from detcore.config.values import MAX_DEPTH, Budget, ConfigFileError, LimitError, Table
 from detcore.errors import ConfigError
 
 
@@ -77,7 +77,7 @@ def _check_events(source: str, loader_class: Any, budget: Budget) -> None:
 
     depth = 0
     for event in yaml.parse(source, Loader=loader_class):
-        budget.charge(1)
+        budget.charge(4)
         if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
             depth += 1
             if depth > MAX_DEPTH:
@@ -87,8 +87,14 @@ def _check_events(source: str, loader_class: Any, budget: Budget) -> None:
             depth -= 1
 
 
-def fill_placeholders(value: Any, placeholders: Placeholders, budget: Budget, depth: int = 0) -> Any:
+def fill_placeholders(value: Any, placeholders: Placeholders, file: str, depth: int = 0) -> Any:
     """A copy of parsed markup with ``{{ ... }}`` replaced in all strings; keeps the lines of keys.
+
+    Args:
+        value: What the parser gave.
+        placeholders: What to replace, and who pays.
+        file: The file, as messages name it.
+        depth: Level of nesting of the value.
 
     Raises:
         ConfigError: A placeholder names what is not there.
@@ -96,25 +102,21 @@ def fill_placeholders(value: Any, placeholders: Placeholders, budget: Budget, de
     """
     if type(value) is str:
         return placeholders.fill(value) if "{{" in value else value
-    if type(value) in SCALARS:
+    if not isinstance(value, (list, dict)):
         return value
     if depth > MAX_DEPTH:
         raise LimitError(f"a value is nested more than {MAX_DEPTH} levels deep, or holds itself")
-    budget.charge(1)
-    if type(value) is list:
-        return [fill_placeholders(item, placeholders, budget, depth + 1) for item in value]
-    if not isinstance(value, dict):
-        return value
+    placeholders.budget.charge(len(value) + 1)
+    if isinstance(value, list):
+        return [fill_placeholders(item, placeholders, file, depth + 1) for item in value]
     twin = Table()
     lines = value.lines if isinstance(value, Table) else {}
     for key, item in value.items():
         try:
-            twin[key] = fill_placeholders(item, placeholders, budget, depth + 1)
+            twin[key] = fill_placeholders(item, placeholders, file, depth + 1)
         except ConfigFileError:
             raise
         except ConfigError as error:
-            raise ConfigFileError(
-                *lines.get(key, (placeholders.file["fileBasename"], 0)), str(error)
-            ) from None
+            raise ConfigFileError(*lines.get(key, (file, 0)), f"{key}: {error}") from None
     twin.lines.update(lines)
     return twin

@@ -54,11 +54,13 @@ def _freeze(value: Any, budget: Budget, keep_objects: bool, depth: int) -> Any:
         items = {}
         for key, item in value.items():
             if type(key) is not str:
-                check_key(key)
+                check_key(key, budget)
             items[key] = item if type(item) in SCALARS else _freeze(item, budget, keep_objects, depth + 1)
         return config_dict(items, dict(_lines(value)))
     if kind is set:
         budget.charge(len(value) + 1)
+        for item in value:
+            check_key(item, budget)
         return set(value)
     if kind is range or keep_objects:
         return value

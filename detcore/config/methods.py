@@ -23,6 +23,17 @@ def _plain(name: str) -> Function:
     return call
 
 
+def _slow(name: str) -> Function:
+    """A method of strings that takes the product of two lengths at worst."""
+
+    def call(budget: Budget, target: str, *args: Any, **kwargs: Any) -> Any:
+        longest = max([len(arg) for arg in (*args, *kwargs.values()) if isinstance(arg, str)], default=1)
+        budget.charge(len(target) * (1 + longest // 16))
+        return getattr(target, name)(*args, **kwargs)
+
+    return call
+
+
 def _cheap(name: str) -> Function:
     """A method that takes a few steps however long the list is."""
 
@@ -116,7 +127,7 @@ def _set_add(budget: Budget, target: set[Any], value: Any) -> None:
 
 def _set_with(name: str) -> Function:
     def call(budget: Budget, target: set[Any], *others: Any) -> Any:
-        budget.charge(len(target))
+        _set(budget, target)
         return getattr(target, name)(*(_set(budget, other) for other in others))
 
     return call
@@ -145,11 +156,12 @@ def _str_pad(name: str) -> Function:
 
 _STR_PLAIN = (
     "capitalize casefold count endswith find index isalnum isalpha isdigit isidentifier islower isnumeric "
-    "isspace istitle isupper lower lstrip partition removeprefix removesuffix rfind rindex rpartition rsplit "
-    "rstrip split splitlines startswith strip swapcase title upper"
+    "isspace istitle isupper lower partition removeprefix removesuffix split splitlines startswith swapcase "
+    "title upper"
 )
 METHODS: dict[type, dict[str, Function]] = {
     str: {name: _plain(name) for name in _STR_PLAIN.split()}
+    | {name: _slow(name) for name in ("lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip")}
     | {"join": _str_join, "replace": _str_replace, "format": str_format}
     | {name: _str_pad(name) for name in ("center", "ljust", "rjust", "zfill")},
     list: {name: _cheap(name) for name in ("insert", "pop", "append")}

@@ -7,7 +7,7 @@ from typing import Any
 
 from detcore.config.formats import percent
 from detcore.config.functions import add, check_int, hashable
-from detcore.config.values import MAX_BITS, SCALARS, Budget, LimitError, measure
+from detcore.config.values import MAX_BITS, SCALARS, Budget, LimitError, check_key, measure
 from detcore.errors import ConfigError
 
 Binary = Callable[[Any, Any, Budget], Any]
@@ -26,9 +26,15 @@ def _unsupported(name: str, left: Any, right: Any) -> ConfigError:
     return ConfigError(f"{name} does not work with {type(left).__name__} and {type(right).__name__}")
 
 
+def _pay_sets(left: set[Any], right: set[Any], budget: Budget) -> None:
+    budget.charge(len(left) + len(right))
+    for item in (*left, *right):
+        check_key(item, budget)
+
+
 def _subtract(left: Any, right: Any, budget: Budget) -> Any:
     if isinstance(left, set) and isinstance(right, set):
-        budget.charge(len(left))
+        _pay_sets(left, right, budget)
         return left - right
     return _numbers("-", operator.sub)(left, right, budget)
 
@@ -66,7 +72,7 @@ def _shift_left(left: Any, right: Any, budget: Budget) -> Any:
 def _bits_or_sets(name: str, function: Callable[[Any, Any], Any]) -> Binary:
     def apply(left: Any, right: Any, budget: Budget) -> Any:
         if isinstance(left, set) and isinstance(right, set):
-            budget.charge(len(left) + len(right))
+            _pay_sets(left, right, budget)
             return function(left, right)
         if isinstance(left, int) and isinstance(right, int):
             return function(left, right)

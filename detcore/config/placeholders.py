@@ -8,23 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from detcore.config.document import closest
-from detcore.config.values import Budget, ConfigFileError, Origin, measure
+from detcore.config.values import Budget, ConfigFileError, LimitError, Origin, measure
 from detcore.errors import ConfigError
 
 # {{ fileDirname }}, {{_base_.model.neck}}, {{$HOME:/root}}, and {{'{{'}} for two literal braces.
 PLACEHOLDER = re.compile(
     r"\{\{\s*(?:(?P<file>file(?:Dirname|Basename|BasenameNoExtension|Extname))"
     r"|_base_\.(?P<base>\w+(?:\.\w+)*)"
-    r"|['\"]?\$(?P<env>\w+)\s*:\s*(?P<default>[^\s'\"{}]*)\s*['\"]?"
+    r"|['\"]?\$(?P<env>\w+)\s*:\s*(?P<default>[^\s'\"{}]*)(?:\s*['\"])?"
     r"|(?P<brace>'\{\{'))\s*\}\}"
 )
-REFERENCE = re.compile(r"(\$+)\{([A-Za-z_]\w*(?:\.\w+)*)\}")
+REFERENCE = re.compile(r"(?<!\$)(\$+)\{([A-Za-z_]\w*(?:\.\w+)*)\}")
 
-_STRING = r"(?s:\"\"\".*?\"\"\"|'''.*?''')|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'"
+# The closing quotes are optional: an open string is skipped once, not tried again at each of its characters.
+_STRING = r"(?s:\"\"\".*?(?:\"\"\"|\Z)|'''.*?(?:'''|\Z))|\"(?:\\.|[^\"\\\n])*\"?|'(?:\\.|[^'\\\n])*'?"
 _LEXEME = re.compile(rf"(?P<skip>{_STRING}|\#[^\n]*)|(?P<bare>\{{\{{\s*\$\w+\s*:[^\s'\"{{}}]*\s*\}}\}})")
 _MARKUP = re.compile(
     rf"(?m)(?P<lead>(?:^|[:,\[{{-])[ \t]*)(?P<bare>{PLACEHOLDER.pattern})(?=\s*(?:$|[,\]}}\#]))"
 )
+
+MAX_CHAIN = 50
 
 
 class Placeholders:
@@ -62,9 +65,17 @@ class Placeholders:
             return literal_or_text(self._variable(whole["env"], whole["default"]))
         return PLACEHOLDER.sub(self._as_text, text)
 
-    def variable(self, text: str) -> Any:
-        """The value of ``'$NAME:default'``, which stood alone within double braces."""
-        return self.fill("{{" + text + "}}")
+    def bare(self, text: str) -> Any:
+        """The value of what stood within double braces outside of a string: ``num={{_base_.num}}``.
+
+        Raises:
+            ConfigError: It is none of the placeholders.
+        """
+        whole = PLACEHOLDER.fullmatch("{{" + text + "}}")
+        if whole is None or whole["brace"]:
+            shown = "{{" + (text if len(text) <= 40 else text[:37] + "...") + "}}"
+            raise ConfigError(f"{shown} is no placeholder: use _base_.key, '$NAME:default' or fileBasename")
+        return self.fill(whole[0])
 
     def _as_text(self, match: re.Match[str]) -> str:
         if match["brace"]:
@@ -197,7 +208,7 @@ class References:
         for key, item in value.items():
             try:
                 new = self.resolve(item, where)
-            except ConfigError as error:
+            except (ConfigError, LimitError) as error:
                 if where is None or isinstance(error, ConfigFileError):
                     raise
                 raise ConfigFileError(*where(value, key), str(error)) from None
@@ -230,6 +241,8 @@ class References:
         if dotted in self.chain:
             circle = " -> ".join([*self.chain[self.chain.index(dotted) :], dotted])
             raise ConfigError(f"${{...}} references go in a circle: {circle}")
+        if len(self.chain) > MAX_CHAIN:
+            raise ConfigError(f"more than {MAX_CHAIN} ${{...}} references lead to one another")
         self.chain.append(dotted)
         try:
             try:

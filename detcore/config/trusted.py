@@ -27,7 +27,7 @@ class _Fill(ast.NodeTransformer):
         if isinstance(inner, ast.Set) and len(inner.elts) == 1:
             part = inner.elts[0]
             text = part.value if isinstance(part, ast.Constant) else ast.unparse(part)
-            return self._value(self.placeholders.fill("{{" + str(text) + "}}"), node)
+            return self._value(self.placeholders.bare(str(text)), node)
         return self.generic_visit(node)
 
     def _value(self, value: Any, node: ast.expr) -> ast.expr:

@@ -5,7 +5,8 @@ from typing import Any
 
 import yaml
 
-from detcore.config.values import Budget, LimitError, Table
+from detcore.config.values import Budget, LimitError, Table, check_key
+from detcore.errors import ConfigError
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FLOAT = re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
@@ -45,15 +46,12 @@ class _ConfigLoader(_Base):
         seen: set[Any] = set()
         for key_node, value_node in node.value:
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, list):
-                key = tuple(key)
+            key = tuple(key) if isinstance(key, list) else key
             try:
-                repeated = key in seen and id(key_node) in own
-            except TypeError:
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be a plain value", key_node.start_mark
-                ) from None
-            if repeated:
+                check_key(key, self.budget)
+            except ConfigError as error:
+                raise yaml.constructor.ConstructorError(None, None, str(error), key_node.start_mark) from None
+            if key in seen and id(key_node) in own:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice in one mapping", key_node.start_mark
                 )
