@@ -1,0 +1,161 @@
+"""Small detectors, made-up batches, and weights that follow from names alone."""
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detcore.registry import MODELS
+from detcore.structures import DetDataSample, InstanceData
+
+
+def _random(name: str) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64([zlib.crc32(name.encode()), 0]))
+
+
+def _value(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    random = _random(name)
+    if len(shape) >= 2:
+        return random.standard_normal(shape) * float(np.prod(shape[1:])) ** -0.5
+    if name.endswith("bias"):
+        return random.standard_normal(shape) * 0.02
+    return random.uniform(0.5, 1.5, shape)
+
+
+@pytest.fixture(scope="session")
+def fill_by_name() -> Callable[[nn.Module], nn.Module]:
+    """Weights that depend on names and shapes only; batch norms work on the batch."""
+
+    def fill(model: nn.Module) -> nn.Module:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(torch.from_numpy(_value(name, tuple(parameter.shape)).astype(np.float32)))
+        return model
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def batch_statistics() -> Callable[[nn.Module, bool], nn.Module]:
+    """Training or evaluation, with batch norms on the batch's statistics and their averages left alone."""
+
+    def set_mode(model: nn.Module, training: bool) -> nn.Module:
+        model.train(training)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train()
+                module.momentum = 0.0
+        return model
+
+    return set_mode
+
+
+def _sample(height: int, width: int, boxes: Tensor, labels: Tensor) -> DetDataSample:
+    shape = (height, width)
+    sample = DetDataSample(
+        metainfo={
+            "img_id": 0,
+            "img_path": "a.jpg",
+            "img_shape": shape,
+            "ori_shape": shape,
+            "pad_shape": shape,
+            "batch_input_shape": shape,
+            "scale_factor": (1.0, 1.0),
+        }
+    )
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=labels)
+    sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
+    return sample
+
+
+@pytest.fixture(scope="session")
+def make_sample() -> Callable[..., DetDataSample]:
+    """``make_sample(height, width, boxes, labels)``: one image's annotations."""
+
+    def make(height: int, width: int, boxes: Any, labels: Any) -> DetDataSample:
+        return _sample(
+            height,
+            width,
+            torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+            torch.tensor(labels, dtype=torch.long),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def golden_batch() -> tuple[Tensor, list[DetDataSample]]:
+    """Two images of 256x320 with four boxes each, as the recorded figures were measured on."""
+    height, width, random = 256, 320, _random("images")
+    images = np.zeros((2, 3, height, width), np.float32)
+    for image in images:
+        coarse = random.standard_normal((3, height // 16 + 1, width // 16 + 1))
+        fine = 0.1 * random.standard_normal((3, height, width))
+        image[:] = np.kron(coarse, np.ones((16, 16)))[:, :height, :width] + fine
+    samples = []
+    for number in range(2):
+        random = _random(f"boxes{number}")
+        sides = np.stack([random.uniform(24, 0.7 * width, 4), random.uniform(24, 0.7 * height, 4)], 1)
+        corner = np.stack(
+            [random.uniform(0, width - sides[:, 0]), random.uniform(0, height - sides[:, 1])], 1
+        )
+        boxes = np.concatenate([corner, corner + sides], 1).astype(np.float32)
+        labels = random.integers(0, 80, 4)
+        samples.append(_sample(height, width, torch.from_numpy(boxes), torch.from_numpy(labels)))
+    return torch.from_numpy(images), samples
+
+
+def _small_config(num_classes: int = 3, **head: Any) -> dict[str, Any]:
+    return {
+        "type": "RetinaNet",
+        "data_preprocessor": {"type": "DetDataPreprocessor", "pad_size_divisor": 32},
+        "backbone": {"type": "ResNet", "depth": 18, "base_channels": 8, "norm_eval": True},
+        "neck": {
+            "type": "FPN",
+            "in_channels": [8, 16, 32, 64],
+            "out_channels": 16,
+            "start_level": 1,
+            "add_extra_convs": "on_input",
+            "num_outs": 5,
+        },
+        "bbox_head": {
+            "type": "RetinaHead",
+            "num_classes": num_classes,
+            "in_channels": 16,
+            "stacked_convs": 1,
+            "feat_channels": 16,
+            **head,
+        },
+        "train_cfg": {
+            "assigner": {"type": "MaxIoUAssigner", "pos_iou_thr": 0.5, "neg_iou_thr": 0.4, "min_pos_iou": 0},
+            "allowed_border": -1,
+            "pos_weight": -1,
+        },
+        "test_cfg": {
+            "nms_pre": 100,
+            "min_bbox_size": 0,
+            "score_thr": 0.05,
+            "max_per_img": 20,
+            "nms": {"type": "nms", "iou_threshold": 0.5},
+        },
+    }
+
+
+@pytest.fixture(scope="session")
+def small_config() -> Callable[..., dict[str, Any]]:
+    """``small_config(num_classes=3, **head_arguments)``: config of a RetinaNet of a few thousand weights."""
+    return _small_config
+
+
+@pytest.fixture(scope="session")
+def small_retinanet(fill_by_name: Callable[[nn.Module], nn.Module]) -> Callable[..., Any]:
+    """``small_retinanet(num_classes=3, **head_arguments)``: that RetinaNet, with weights by name."""
+
+    def make(num_classes: int = 3, **head: Any) -> Any:
+        return fill_by_name(MODELS.build(_small_config(num_classes, **head)))
+
+    return make
