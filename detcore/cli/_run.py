@@ -15,6 +15,7 @@ from detcore.engine import distributed
 from detcore.engine.hooks.prediction_file import PredictionFileHook
 from detcore.engine.run_folder import write_run_folder
 from detcore.engine.runner import Runner
+from detcore.engine.settings import import_named_modules
 from detcore.engine.signals import RunInterrupted
 from detcore.errors import ConfigError, DetcoreError
 from detcore.plugins import load_user_modules
@@ -123,6 +124,7 @@ def _train(cfg: Config, overrides: dict[str, Any], began: _Began, *, trust: bool
 def _dry_run(cfg: Config, *, trust: bool) -> int:
     from detcore.engine.dry_run import make_dry
 
+    import_named_modules(cfg, trust=trust)
     with tempfile.TemporaryDirectory(prefix="detcore-dry-run-") as folder:
         for note in make_dry(cfg, Path(folder)):
             click.echo(note)
@@ -167,7 +169,7 @@ def _finished(body: Callable[[], int], began: _Began) -> int:
         if not began and not distributed.is_distributed():
             raise
         click.echo(f"error: {error}", err=True)
-        status = 3 if began else 2
+        status = 3 if began and not isinstance(error, ConfigError) else 2
     except Exception:
         if not distributed.is_distributed():
             raise

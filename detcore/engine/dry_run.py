@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from detcore.config import Config
+from detcore.data import BaseDetDataset
 from detcore.data.drawn import tiny_coco
 from detcore.registry import DATASETS
 
@@ -28,7 +29,12 @@ def make_dry(cfg: Config, folder: Path) -> list[str]:
     notes = []
     cfg["work_dir"] = str(folder)
     cfg["train_cfg"] = {"type": "IterBasedTrainLoop", "max_iters": 1, "val_interval": 1}
-    cfg["default_hooks"] = {**(cfg.get("default_hooks") or {}), "checkpoint": None}
+    hooks = dict(cfg.get("default_hooks") or {})
+    cfg["default_hooks"] = {
+        **hooks,
+        "checkpoint": None,
+        "logger": {**(hooks.get("logger") or {}), "interval": 1},
+    }
     cfg["resume"] = False
     cfg["visualizer"] = cfg["vis_backends"] = None
     _without_pretrained(cfg.get("model"))
@@ -49,7 +55,7 @@ def make_dry(cfg: Config, folder: Path) -> list[str]:
                 cfg["val_evaluator"] = {"type": "datasets.CocoMetric", "ann_file": str(annotations)}
         elif mode == "val":
             for leaf in leaves:
-                leaf["indices"] = _EVALUATED
+                _shorten(leaf, cfg.get("default_scope"))
     return notes
 
 
@@ -62,6 +68,12 @@ def _leaves(dataset: Any, scope: str | None) -> Iterator[dict[str, Any]]:
         yield dataset
     for each in inner if isinstance(inner, list | tuple) else [inner]:
         yield from _leaves(each, scope)
+
+
+def _shorten(leaf: dict[str, Any], scope: str | None) -> None:
+    kind = DATASETS.get(leaf["type"], default_scope=scope)
+    if isinstance(kind, type) and issubclass(kind, BaseDetDataset):
+        leaf["indices"] = _EVALUATED
 
 
 def _missing(leaf: dict[str, Any]) -> Path | None:

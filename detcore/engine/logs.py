@@ -127,7 +127,7 @@ class LogProcessor:
         """
         figures = self._smoothed("train", batch_idx)
         times = {name: figures.pop(name) for name in _TIMES if name in figures}
-        rates = dict(runner.learning_rates())
+        rates = dict(runner.rates)
         left = runner.max_iters - runner.iter - 1 if runner.max_iters is not None else 0
         eta = int(self._times[0] / max(self._times[1], 1) * left)
         memory = _gpu_memory(runner.device)

@@ -61,6 +61,7 @@ class TrainLoop:
         """
         runner = self.runner
         runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=batch)
+        runner.rates = runner.learning_rates()  # those of this step; the step moves the schedules on
         report = train_step(runner.state, batch)
         runner.log_processor.record("train", report.losses)
         if report.grad_norm is not None:

@@ -15,7 +15,13 @@ from detcore.engine.hooks import Hook, HookList
 from detcore.engine.hooks.ema import EMAHook
 from detcore.engine.optim import build_optim_wrapper, scale_lr
 from detcore.engine.schedules import build_schedules
-from detcore.engine.settings import check_config, hook_configs, loop_config, warn_about_keys
+from detcore.engine.settings import (
+    check_config,
+    hook_configs,
+    import_named_modules,
+    loop_config,
+    warn_about_keys,
+)
 from detcore.engine.state import TrainState
 from detcore.errors import ConfigError
 from detcore.evaluation import build_evaluator
@@ -41,7 +47,7 @@ class RunParts:
         self.name = Path(self.cfg.filename).stem if self.cfg.filename else "run"
         self.work_dir = Path(self.cfg.get("work_dir") or Path("work_dirs") / self.name)
         self.scope: str | None = self.cfg.get("default_scope")
-        self._load_user_modules(trust)
+        import_named_modules(self.cfg, trust=trust)
         warn_about_keys(self.cfg)
         modes = [mode for mode in ("train", "val", "test") if self.cfg.get(f"{mode}_dataloader") is not None]
         problems = check_config(self.cfg, modes)
@@ -49,15 +55,6 @@ class RunParts:
             raise InvalidConfigError(problems)
         self.config_text = self.cfg.pretty_text
         self._observers = plugins.observers()
-
-    def _load_user_modules(self, trust: bool) -> None:
-        imports = self.cfg.get("custom_imports") or {}
-        if isinstance(imports, Mapping):
-            allow = bool(imports.get("allow_failed_imports", False))
-            plugins.load_user_modules(imports.get("imports") or (), trusted=trust, allow_failed=allow)
-        else:
-            plugins.load_user_modules(imports, trusted=trust)
-        plugins.load_user_modules(files=self.cfg.get("plugins") or (), trusted=trust)
 
     def observe(self, event: str, runner: Any, **arguments: Any) -> None:
         """Tell plugins' observers of an event."""

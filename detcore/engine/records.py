@@ -44,9 +44,18 @@ class JsonLines:
         Args:
             step: Number of complete steps from which the run goes on.
             validated: Whether the evaluation that follows ``step`` was complete, too.
+
+        Raises:
+            TrainingError: If the file cannot be read or written.
         """
         if not self.path.exists():
             return
+        try:
+            self._cut(step, validated)
+        except OSError as error:
+            raise TrainingError(f"cannot cut the log {self.path} to step {step}: {error}") from error
+
+    def _cut(self, step: int, validated: bool) -> None:
         kept = []
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:

@@ -1,4 +1,6 @@
 """Where a run stands, under the names that hooks read."""
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from detcore.engine.hooks import CheckpointHook, HookList
@@ -9,6 +11,7 @@ class RunStatus:
 
     Attributes:
         hooks: Those who look on.
+        rates: Learning rates of the step in progress, or of the last one.
         state: What training reads and changes; None before it.
         train_loop: The training loop; None before training.
         val_loop: The validation loop, if there is one.
@@ -17,6 +20,7 @@ class RunStatus:
 
     hooks: HookList
     state: Any = None
+    rates: Mapping[str, float] = MappingProxyType({})
     train_loop: Any = None
     val_loop: Any = None
     test_loop: Any = None

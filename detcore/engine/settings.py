@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from detcore.config import Config
+from detcore.plugins import load_user_modules
 from detcore.registry import (
     DATA_SAMPLERS,
     DATASETS,
@@ -130,6 +131,26 @@ _OLD_KEYS = {
 
 class Given:
     """Stands for an argument that the runner itself hands over when it builds a part."""
+
+
+def import_named_modules(cfg: RunConfig, *, trust: bool) -> None:
+    """Import the users' modules that ``custom_imports`` and ``plugins`` name.
+
+    Args:
+        cfg: The whole config.
+        trust: Whether the user trusts it.
+
+    Raises:
+        ConfigError: If trust is needed and not given.
+        PluginError: If a module cannot be imported.
+    """
+    imports = cfg.get("custom_imports") or {}
+    if isinstance(imports, Mapping):
+        allow = bool(imports.get("allow_failed_imports", False))
+        load_user_modules(imports.get("imports") or (), trusted=trust, allow_failed=allow)
+    else:
+        load_user_modules(imports, trusted=trust)
+    load_user_modules(files=cfg.get("plugins") or (), trusted=trust)
 
 
 def warn_about_keys(cfg: RunConfig) -> list[str]:

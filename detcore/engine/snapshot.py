@@ -1,4 +1,5 @@
 """What a checkpoint of a run holds, and how a run goes on from it exactly."""
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -75,7 +76,8 @@ def take_snapshot(
     content["loader"] = runner.train_dataloader.state_dict()
     content["loop"] = {**runner.train_loop.state_dict(), "last_validation": runner.last_validation}
     content["hooks"] = runner.hooks.state_dict()
-    content["log"] = runner.log_processor.state_dict()
+    windows = distributed.gather_bytes(json.dumps(runner.log_processor.state_dict()).encode())
+    content["log"] = [json.loads(part) for part in windows]
     return content
 
 
@@ -114,10 +116,11 @@ def restore_snapshot(runner: Any, content: Mapping[str, Any], source: str | Path
     runner.last_validation = loop.pop("last_validation")
     runner.train_loop.load_state_dict(loop)
     runner.hooks.load_state_dict(content["hooks"])
-    runner.log_processor.load_state_dict(content["log"])
     runner.state.step, runner.state.epoch = runner.train_loop.iter, runner.train_loop.epoch
-    generators = content["rng"]
-    if len(generators) == distributed.world_size():
+    generators, windows = content["rng"], content["log"]
+    alike = len(generators) == len(windows) == distributed.world_size()
+    runner.log_processor.load_state_dict(windows[distributed.rank() if alike else 0])
+    if alike:
         restore_rng(generators[distributed.rank()])
     else:
         _log.warning(

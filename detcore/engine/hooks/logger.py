@@ -57,7 +57,9 @@ class LoggerHook(Hook):
     def _after_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = "train"
     ) -> None:
-        if mode != "train" and self.every_n_inner_iters(batch_idx, self.interval):
+        if mode == "train" or batch_idx + 1 == len(runner.evaluation_dataloader(mode)):
+            return
+        if self.every_n_inner_iters(batch_idx, self.interval):
             runner.logger.info(runner.log_processor.progress_line(runner, batch_idx, mode))
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:

@@ -1,7 +1,8 @@
 """Runs the command line many times for the price of one import: reads jobs, forks a process for each.
 
 A job is a JSON line with ``arguments``, ``limit`` (seconds), ``output`` (a file) and, where it shall be
-disturbed, ``kill_after`` (seconds), ``signal`` and ``group``; the answer is a JSON line ``{"status": N}``,
+disturbed, ``kill_after`` (seconds), ``signal`` and ``group``; with ``processes`` and ``port`` it is one run
+of several processes. The answer is a JSON line ``{"status": N}``,
 negative when signal -N ended it.
 """
 import json
@@ -18,7 +19,16 @@ from detcore.engine.runner import Runner
 assert all((_run, DetDataLoader, Runner))
 
 
-def child(job):
+def child(job, rank=None):
+    if rank is not None:
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(job["processes"]),
+            LOCAL_WORLD_SIZE=str(job["processes"]),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(job["port"]),
+        )
     out = os.open(job["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
@@ -57,7 +67,12 @@ def wait(pid, job):
 
 for line in sys.stdin:
     request = json.loads(line)
-    child_pid = os.fork()
-    if child_pid == 0:
-        child(request)
-    print(json.dumps({"status": wait(child_pid, request)}), flush=True)
+    ranks = range(request["processes"]) if "processes" in request else [None]
+    pids = []
+    for rank in ranks:
+        pid = os.fork()
+        if pid == 0:
+            child(request, rank)
+        pids.append(pid)
+    statuses = [wait(pid, request) for pid in pids]
+    print(json.dumps({"status": next((status for status in statuses if status), 0)}), flush=True)

@@ -18,7 +18,7 @@ def a_run(iter=0, epoch=0, epoch_length=37, max_iters=370):
         max_iters=max_iters,
         device=torch.device("cpu"),
         train_loop=SimpleNamespace(epoch_length=epoch_length),
-        learning_rates=lambda: {"lr": 0.01},
+        rates={"lr": 0.01},
         evaluation_dataloader=lambda mode: range(5),
     )
 

@@ -208,3 +208,18 @@ class CountingHook(Hook):
 
     def load_state_dict(self, state):
         self.count = state["count"]
+
+
+@HOOKS.register_module()
+class ParametersHook(Hook):
+    """Writes each process's parameters at the end, and what it was shown."""
+
+    def __init__(self):
+        self.images = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.images.append([sample.img_id for sample in data_batch["data_samples"]])
+
+    def after_train(self, runner):
+        state = {name: value.clone() for name, value in runner.model.state_dict().items()}
+        torch.save({"state": state, "images": self.images}, Path(runner.work_dir) / f"rank_{runner.rank}.pt")
