@@ -13,11 +13,10 @@ from det_models.assign import BaseAssigner, match_each
 from det_models.coders import BaseBBoxCoder
 from det_models.host import host_tensor, reduce_mean
 from det_models.postprocess import (
+    best_of_levels,
     flatten_level,
-    logit_bound,
     rescale_boxes,
     suppress,
-    top_candidates,
 )
 from det_models.samplers import BaseSampler, PseudoSampler
 from det_models.truth import GroundTruth
@@ -232,12 +231,13 @@ class DenseHead(BaseModule):
         self, priors: Tensor, featmap_sizes: Sequence[tuple[int, int]], batch_img_metas: Sequence[MetaInfo]
     ) -> Tensor | None:
         """``BoolTensor[B, A]``, which priors take part in which image; None for all in all."""
+        img_shapes = _each(batch_img_metas, "img_shape")
         pad_shapes = [meta.get("pad_shape", meta["img_shape"])[:2] for meta in batch_img_metas]
         valid = self.prior_generator.batch_valid_flags(featmap_sizes, pad_shapes, priors)
         border = self._train_cfg().allowed_border
         if border >= 0:
             limits = (
-                host_tensor([[m["img_shape"][1], m["img_shape"][0]] for m in batch_img_metas], priors)
+                host_tensor([[shape[1], shape[0]] for shape in img_shapes], priors)
                 + border
             )
             inside = (priors[None, :, :2] >= -border).all(-1) & (priors[None, :, 2:] < limits[:, None]).all(
@@ -332,65 +332,41 @@ class DenseHead(BaseModule):
         cfg = cfg or self.test_cfg
         if cfg is None:
             raise ValueError(f"{type(self).__name__} was built without test_cfg, which its predictions need")
-        best = self._best_of_levels(cls_scores, bbox_preds, score_factors, cfg)
-        boxes = self.bbox_coder.decode(
-            best.priors, best.bbox_preds, max_shape=[meta["img_shape"][:2] for meta in batch_img_metas]
+        sizes = [(score.shape[-2], score.shape[-1]) for score in cls_scores]
+        best = best_of_levels(
+            cls_scores,
+            bbox_preds,
+            score_factors,
+            self.prior_generator.grid_priors(sizes, device=cls_scores[0].device),
+            num_scores=self.cls_out_channels,
+            use_sigmoid=self.use_sigmoid_cls,
+            limit=cfg.nms_pre,
+            score_thr=cfg.score_thr,
         )
+        shapes = [shape[:2] for shape in _each(batch_img_metas, "img_shape")]
+        boxes = self.bbox_coder.decode(best.priors, best.bbox_preds, max_shape=shapes)
+        if rescale:
+            boxes = rescale_boxes(boxes, _each(batch_img_metas, "scale_factor"))
+        worth = best.scores > cfg.score_thr
+        if cfg.min_bbox_size >= 0:
+            worth &= (boxes[..., 2:] - boxes[..., :2] > cfg.min_bbox_size).all(-1)
+        scores = best.scores if best.factors is None else best.scores * best.factors
         results = []
-        for number, meta in enumerate(batch_img_metas):
-            keep = best.scores[number] > cfg.score_thr
-            found, scores = boxes[number][keep], best.scores[number][keep]
-            if rescale:
-                found = rescale_boxes(found, meta["scale_factor"])
-            if best.factors is not None:
-                scores = scores * best.factors[number][keep]
-            instances = InstanceData(bboxes=found, scores=scores, labels=best.labels[number][keep])
-            nms = cfg.nms if with_nms else None
-            results.append(suppress(instances, nms, cfg.min_bbox_size, cfg.max_per_img))
+        for number, kept in enumerate(torch.nonzero(worth)[:, 1].split(worth.sum(1).tolist())):
+            instances = InstanceData(
+                bboxes=boxes[number, kept], scores=scores[number, kept], labels=best.labels[number, kept]
+            )
+            results.append(suppress(instances, cfg.nms if with_nms else None, cfg.max_per_img))
         return results
 
-    def _best_of_levels(
-        self,
-        cls_scores: Sequence[Tensor],
-        bbox_preds: Sequence[Tensor],
-        score_factors: Sequence[Tensor] | None,
-        cfg: DenseTestCfg,
-    ) -> "_Candidates":
-        """The ``nms_pre`` best of every level, all levels together."""
-        sizes = [tuple(score.shape[-2:]) for score in cls_scores]
-        mlvl_priors = self.prior_generator.grid_priors(sizes, device=cls_scores[0].device)  # type: ignore[arg-type]
-        least = logit_bound(cfg.score_thr) if self.use_sigmoid_cls else cfg.score_thr
-        levels = []
-        for level, priors in enumerate(mlvl_priors):
-            cls_score, bbox_pred = cls_scores[level], bbox_preds[level]
-            scores = cls_score.unflatten(1, (-1, self.cls_out_channels))
-            if not self.use_sigmoid_cls:
-                scores = scores.float().softmax(2)[:, :, :-1]
-            values, places, labels = top_candidates(scores, cfg.nms_pre, least)
-            encoded = flatten_level(bbox_pred, self.bbox_coder.encode_size)
-            found = [
-                values.float().sigmoid() if self.use_sigmoid_cls else values,
-                labels,
-                priors[places],
-                _rows(encoded, places).float(),
-            ]
-            if score_factors is not None:
-                found.append(_rows(flatten_level(score_factors[level], 1), places)[..., 0].float().sigmoid())
-            levels.append(found)
-        return _Candidates(*(torch.cat(parts, dim=1) for parts in zip(*levels, strict=True)))
 
-
-@dataclass(slots=True)
-class _Candidates:
-    """N boxes of each of B images: scores and labels ``[B, N]``, priors and encoded boxes ``[B, N, 4]``."""
-
-    scores: Tensor
-    labels: Tensor
-    priors: Tensor
-    bbox_preds: Tensor
-    factors: Tensor | None = None
-
-
-def _rows(values: Tensor, places: Tensor) -> Tensor:
-    """``Tensor[B, N, D]``: rows of ``Tensor[B, A, D]`` at ``LongTensor[B, N]``."""
-    return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
+def _each(batch_img_metas: Sequence[MetaInfo], name: str) -> list[Any]:
+    """One metainfo field of every image."""
+    for number, meta in enumerate(batch_img_metas):
+        if name not in meta:
+            raise ValueError(
+                f"sample {number} ({meta.get('img_path') or 'no img_path'}) has no {name} in its metainfo, "
+                f"which the head needs; PackDetInputs(meta_keys=...) should keep it. It has "
+                f"{', '.join(sorted(meta)) or 'none'}"
+            )
+    return [meta[name] for meta in batch_img_metas]

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from det_models.host import host_tensor
 from detcore.ops import batched_nms
 from detcore.structures import InstanceData
 
@@ -70,40 +72,100 @@ def logit_bound(score: float) -> float:
     return math.inf if score >= 1 else math.log(score / (1 - score)) - 0.05
 
 
-def suppress(
-    instances: InstanceData, nms: Mapping[str, Any] | None, min_bbox_size: float = -1, max_per_img: int = -1
-) -> InstanceData:
-    """Last steps for one image: drop tiny boxes, suppress doubles within each class, keep the best.
+@dataclass(slots=True)
+class Candidates:
+    """N predictions of each of B images, in no particular order.
+
+    Attributes:
+        scores: ``Tensor[B, N]``.
+        labels: ``LongTensor[B, N]``.
+        priors: ``Tensor[B, N, D]``, the anchors or points that predicted them.
+        bbox_preds: ``Tensor[B, N, E]``, encoded boxes.
+        factors: ``Tensor[B, N]``, by which scores are to be multiplied, or None.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    priors: Tensor
+    bbox_preds: Tensor
+    factors: Tensor | None = None
+
+
+def best_of_levels(
+    cls_scores: Sequence[Tensor],
+    bbox_preds: Sequence[Tensor],
+    score_factors: Sequence[Tensor] | None,
+    mlvl_priors: Sequence[Tensor],
+    *,
+    num_scores: int,
+    use_sigmoid: bool,
+    limit: int,
+    score_thr: float,
+) -> Candidates:
+    """The best of every level, all levels together; only they are activated, in float32.
+
+    Args:
+        cls_scores: Logits ``Tensor[B, K * num_scores, H, W]`` a level.
+        bbox_preds: ``Tensor[B, K * E, H, W]`` a level.
+        score_factors: Logits ``Tensor[B, K, H, W]`` a level, or None.
+        mlvl_priors: ``Tensor[H * W * K, D]`` a level.
+        num_scores: Scores per prior.
+        use_sigmoid: Whether they are independent, or a softmax whose last entry is background.
+        limit: Predictions of each level; 0 or less for all.
+        score_thr: What is not above it may be left out.
+    """
+    least = logit_bound(score_thr) if use_sigmoid else score_thr
+    levels = []
+    for level, priors in enumerate(mlvl_priors):
+        scores = cls_scores[level].unflatten(1, (-1, num_scores))
+        if not use_sigmoid:
+            scores = scores.float().softmax(2)[:, :, :-1]
+        values, places, labels = top_candidates(scores, limit, least)
+        found = [
+            values.float().sigmoid() if use_sigmoid else values,
+            labels,
+            priors[places],
+            _rows_of(bbox_preds[level], places, len(priors)),
+        ]
+        if score_factors is not None:
+            found.append(_rows_of(score_factors[level], places, len(priors))[..., 0].sigmoid())
+        levels.append(found)
+    return Candidates(*(torch.cat(parts, dim=1) for parts in zip(*levels, strict=True)))
+
+
+def _rows_of(values: Tensor, places: Tensor, num_priors: int) -> Tensor:
+    """``Tensor[B, N, E]``: what a map ``Tensor[B, K * E, H, W]`` holds for priors ``LongTensor[B, N]``."""
+    rows = flatten_level(values, values[0].numel() // num_priors)
+    return rows.gather(1, places[..., None].expand(-1, -1, rows.shape[-1])).float()
+
+
+def suppress(instances: InstanceData, nms: Mapping[str, Any] | None, max_per_img: int = -1) -> InstanceData:
+    """Last steps for one image: suppress doubles within each class, keep the best.
 
     Args:
         instances: ``bboxes`` (``Tensor[N, 4]``, xyxy), ``scores`` and ``labels`` (``Tensor[N]``).
-        nms: Settings of :func:`detcore.ops.batched_nms`; None: doubles stay.
-        min_bbox_size: Width and height that a box must exceed, in pixels; negative: all are kept.
+        nms: Settings of :func:`detcore.ops.batched_nms`; None: all are kept, in the order that they have.
         max_per_img: How many at most; 0 or less for all.
 
     Returns:
-        What is left, best first where ``nms`` was given.
+        What is left, best first.
     """
-    if min_bbox_size >= 0:
-        sizes = instances.bboxes[:, 2:] - instances.bboxes[:, :2]
-        instances = instances[(sizes > min_bbox_size).all(1)]
-    if nms is not None and len(instances):
-        boxes, scores, labels = instances.bboxes, instances.scores, instances.labels
-        dets, keep = batched_nms(boxes, scores, labels, dict(nms))
-        instances = instances[keep]
-        instances.scores = dets[:, -1]  # soft NMS lowers them
+    if nms is None or not len(instances):
+        return instances
+    dets, keep = batched_nms(instances.bboxes, instances.scores, instances.labels, dict(nms))
+    instances = instances[keep]
+    instances.scores = dets[:, -1]  # soft NMS lowers them
     return instances[:max_per_img] if max_per_img > 0 else instances
 
 
-def rescale_boxes(boxes: Tensor, scale_factor: Sequence[float]) -> Tensor:
-    """Boxes ``Tensor[N, 4]`` of the network's input in pixels of the original image.
+def rescale_boxes(boxes: Tensor, scale_factors: Sequence[Sequence[float]]) -> Tensor:
+    """Boxes ``Tensor[B, N, 4]`` of the network's input in pixels of the original images.
 
     Args:
         boxes: xyxy.
-        scale_factor: (w, h) that the original was multiplied by.
+        scale_factors: (w, h) that each original was multiplied by.
     """
-    factor_w, factor_h = (float(factor) for factor in scale_factor[:2])
-    if factor_w == factor_h == 1:
+    factors = [(*factor[:2], *factor[:2]) for factor in scale_factors]
+    if all(factor == (1, 1, 1, 1) for factor in factors):
         return boxes
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    return torch.stack((x1 / factor_w, y1 / factor_h, x2 / factor_w, y2 / factor_h), dim=-1)
+    return boxes / host_tensor(factors, boxes)[:, None]

@@ -56,7 +56,8 @@ class GroundTruth:
         index = _padding_index(counts, boxes[0])
         packed_boxes = torch.cat([*boxes, boxes[0].new_zeros(1, 4)])[index]
         packed_labels = torch.cat([*labels, labels[0].new_zeros(1)])[index].long()
-        if num_classes is not None and packed_labels.device.type == "cpu":
+        on_host = packed_labels.device.type == "cpu" and not torch.compiler.is_compiling()
+        if num_classes is not None and on_host:
             _check_labels(labels, num_classes)
         return cls(
             boxes=packed_boxes.float(),

@@ -53,17 +53,17 @@ def test_the_bound_on_logits_loses_nothing():
     assert torch.tensor(logit_bound(0.05)).sigmoid() > 0.045
 
 
-def test_tiny_boxes_doubles_and_surplus_are_dropped():
+def test_doubles_and_surplus_are_dropped():
     found = instances(
         [[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 9], [30, 30, 31, 60], [50, 50, 70, 70]],
         [0.9, 0.8, 0.7, 0.6, 0.5],
         [0, 0, 1, 0, 0],
     )
     nms = {"type": "nms", "iou_threshold": 0.5}
-    got = suppress(found, nms, min_bbox_size=2)
-    assert got.scores.tolist() == pytest.approx([0.9, 0.7, 0.5])
-    assert suppress(found, nms, min_bbox_size=2, max_per_img=2).labels.tolist() == [0, 1]
-    assert len(suppress(found, None)) == 5
+    got = suppress(found, nms)
+    assert got.scores.tolist() == pytest.approx([0.9, 0.7, 0.6, 0.5])
+    assert suppress(found, nms, max_per_img=2).labels.tolist() == [0, 1]
+    assert len(suppress(found, None, max_per_img=2)) == 5
     assert nms == {"type": "nms", "iou_threshold": 0.5}
 
 
@@ -75,10 +75,10 @@ def test_soft_suppression_lowers_scores():
 
 
 def test_nothing_stays_nothing():
-    assert len(suppress(instances([], [], []), {"type": "nms", "iou_threshold": 0.5}, 0, 10)) == 0
+    assert len(suppress(instances([], [], []), {"type": "nms", "iou_threshold": 0.5}, 10)) == 0
 
 
 def test_boxes_return_to_the_original_images_pixels():
-    boxes = torch.tensor([[2.0, 3.0, 4.0, 6.0]])
-    assert rescale_boxes(boxes, (2.0, 3.0)).tolist() == [[1, 1, 2, 2]]
-    assert rescale_boxes(boxes, (1.0, 1.0)) is boxes
+    boxes = torch.tensor([[[2.0, 3.0, 4.0, 6.0]]] * 2)
+    assert rescale_boxes(boxes, [(2.0, 3.0), (1.0, 1.0)]).tolist() == [[[1, 1, 2, 2]], [[2, 3, 4, 6]]]
+    assert rescale_boxes(boxes, [(1.0, 1.0)] * 2) is boxes

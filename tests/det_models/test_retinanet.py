@@ -317,6 +317,29 @@ def test_boxes_are_given_in_the_original_images_pixels(small_retinanet, images, 
     torch.testing.assert_close(scaled[0].bboxes[0], best)
 
 
+def test_boxes_that_are_tiny_in_the_original_image_are_dropped(small_retinanet, images, samples):
+    model = small_retinanet().eval()
+    head = model.bbox_head
+    metas = [dict(sample.metainfo, scale_factor=(4.0, 2.0)) for sample in samples]
+    with torch.no_grad():
+        outputs = model(images, mode="tensor")
+        cfg = DenseTestCfg(score_thr=0.05, min_bbox_size=6)
+        kept = head.predict_by_feat(*outputs, batch_img_metas=metas, cfg=cfg, rescale=True, with_nms=False)
+        cfg = DenseTestCfg(score_thr=0.05)
+        found = head.predict_by_feat(*outputs, batch_img_metas=metas, cfg=cfg, rescale=True, with_nms=False)
+    for some, every in zip(kept, found, strict=True):
+        sizes = every.bboxes[:, 2:] - every.bboxes[:, :2]
+        assert 0 < len(some) == int((sizes > 6).all(1).sum()) < len(every)
+
+
+def test_metainfo_that_is_missing_is_named(small_retinanet, images, samples):
+    model = small_retinanet().eval()
+    for name in ("scale_factor", "img_shape"):
+        metas = {key: value for key, value in samples[1].metainfo.items() if key != name}
+        with torch.no_grad(), pytest.raises(ValueError, match=rf"sample 1 \(a\.jpg\) has no {name}"):
+            model(images, [samples[0], DetDataSample(metainfo=metas)], mode="predict")
+
+
 def test_nothing_above_the_threshold_gives_empty_predictions(small_retinanet, images, samples):
     model = small_retinanet().eval()
     nn.init.constant_(model.bbox_head.retina_cls.bias, -30)
