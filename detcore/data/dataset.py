@@ -15,6 +15,7 @@ from detcore.data.build import TableBuilder
 from detcore.data.checks import BoxRules, drop_unusable
 from detcore.data.defects import DefectCounter
 from detcore.data.filters import FilterRules, filter_images
+from detcore.data.memory import return_freed_memory
 from detcore.data.metainfo import merge_metainfo
 from detcore.data.middle_format import read_middle_format
 from detcore.data.refetch import BadImagePolicy
@@ -22,6 +23,9 @@ from detcore.data.table import AnnotationTable
 from detcore.data.transforms.compose import Compose
 from detcore.errors import DataError
 from detcore.registry import TRANSFORMS
+
+LARGE = 10_000
+"""Images from which on it pays to tidy up after reading."""
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +156,8 @@ class BaseDetDataset:
         dropped = self._filter()
         if self._indices is not None:
             self._table = self._table.take(_positions(self._indices, len(self._table)))
+        if read > LARGE:
+            return_freed_memory()
         if not len(self._table):
             raise DataError(self._empty_message(read, dropped))
 

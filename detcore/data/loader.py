@@ -188,7 +188,7 @@ class DetDataLoader:
             return None
         waiting = self._requested[0] if self._requested else []
         names = ", ".join(f"{index} ({self._path(index)})" for index in waiting)
-        self.close()
+        self._end(at_once=True)
         return DataError(
             f"the loader's workers delivered nothing while samples {names} were loading: {text}\n"
             f"  A slow disk or transform needs a larger timeout (now {self.timeout} s); a worker that was "
@@ -201,9 +201,17 @@ class DetDataLoader:
 
     def close(self) -> None:
         """End the workers; iterating again starts new ones."""
-        if self._workers and hasattr(self._iterator, "_shutdown_workers"):
-            # Also makes torch forget the workers, so that their end is not reported as a failure.
-            self._iterator._shutdown_workers()
+        self._end(at_once=False)
+
+    def _end(self, at_once: bool) -> None:
+        iterator = self._iterator
+        if at_once and getattr(iterator, "_worker_pids_set", False):
+            # torch must forget the workers first: else it reports their end as a failure.
+            torch._C._remove_worker_pids(id(iterator))
+            iterator._worker_pids_set = False
+            _kill(self._workers, os.getpid())
+        if hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
         _kill(self._workers, os.getpid())
         self._iterator = self._loader = None
 

@@ -105,7 +105,7 @@ def _batch_sampler(cfg: dict[str, Any], sampler: Any, scope: str | None, path: s
             return PlainBatchSampler(sampler, batch_size, drop_last)
         except ValueError as error:
             raise ConfigError(f"{path}.{error}") from error
-    extra = {} if "drop_last" in given or "drop_last" not in cfg else {"drop_last": drop_last}
+    extra: dict[str, Any] = {} if "drop_last" in given or "drop_last" not in cfg else {"drop_last": drop_last}
     return DATA_SAMPLERS.build(
         given, default_scope=scope, path=f"{path}.batch_sampler",
         sampler=sampler, batch_size=batch_size, **extra,

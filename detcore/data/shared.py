@@ -56,6 +56,9 @@ class _Block:
         self.file.truncate(max(end, 1))
         self.file.flush()
 
+    def __del__(self) -> None:
+        self.file.close()
+
 
 def _nameless_file() -> IO[bytes]:
     if hasattr(os, "memfd_create"):
