@@ -176,6 +176,11 @@ class RunParts:
         schedules = build_schedules(
             cfg.get("param_scheduler"), optim, epoch_length=length, default_scope=self.scope
         )
+        if runner.train_loop.epoch_length is None and any(schedule.by_epoch for schedule in schedules):
+            _log.warning(
+                "param_scheduler: schedules with by_epoch=True (the default) never act in a run by steps; "
+                "write by_epoch=False and count in steps"
+            )
         runner.state = TrainState(model=wrapped, optim=optim, schedules=schedules, device=runner.device)
         for hook in runner.hooks.find(EMAHook):
             runner.average = hook.build(runner.model, self.scope)

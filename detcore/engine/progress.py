@@ -1,5 +1,6 @@
 """A progress bar for terminals, under the log's lines."""
 import logging
+import time
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +16,8 @@ from rich.progress import (
 )
 
 from detcore.engine.hooks import Hook
+
+_SECONDS = 0.25  # between two drawings
 
 
 class ProgressHook(Hook):
@@ -35,8 +38,9 @@ class ProgressHook(Hook):
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            refresh_per_second=4,
+            auto_refresh=False,  # by a thread, whose lock a forked loader worker could inherit held
         )
+        self._drawn = 0.0
         self._tasks: dict[str, TaskID] = {}
 
     def before_run(self, runner: Any) -> None:
@@ -44,7 +48,8 @@ class ProgressHook(Hook):
         self._progress.start()
 
     def after_run(self, runner: Any) -> None:
-        """Take the bar away."""
+        """Draw it a last time, and take it away."""
+        self._progress.refresh()
         self.close()
 
     def before_train(self, runner: Any) -> None:
@@ -64,6 +69,9 @@ class ProgressHook(Hook):
     ) -> None:
         if mode in self._tasks:
             self._progress.advance(self._tasks[mode])
+            if time.monotonic() - self._drawn > _SECONDS:
+                self._progress.refresh()
+                self._drawn = time.monotonic()
 
     def _begin(self, mode: str, total: int | None, done: int) -> None:
         self._tasks[mode] = self._progress.add_task(mode, total=total, completed=done)

@@ -325,3 +325,5 @@ class Runner(RunStatus):
                 self.training = False
                 self.observe("run_ended", reason=reason)
                 self.records.close()
+                if self.visualizer is not None:
+                    self.visualizer.close()

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from detcore.config import Config
+from detcore.data.loader_config import KNOWN as LOADER_KEYS
 from detcore.plugins import load_user_modules
 from detcore.registry import (
     DATA_SAMPLERS,
@@ -240,14 +241,24 @@ def _check_shape(cfg: RunConfig, modes: Sequence[str]) -> Iterator[Problem]:
                 f"to {mode}, give all of {', '.join(groups[mode])}; else none of them",
             )
         loader = cfg.get(f"{mode}_dataloader")
-        if isinstance(loader, Mapping) and loader.get("dataset") is None:
-            yield Problem(f"{mode}_dataloader.dataset", "missing")
+        if isinstance(loader, Mapping):
+            yield from _check_loader(loader, f"{mode}_dataloader")
     scheduler = cfg.get("param_scheduler")
     if scheduler is not None and not isinstance(scheduler, Mapping | Sequence):
         yield Problem("param_scheduler", f"must be a dict or a list of dicts, got {type(scheduler).__name__}")
     train = cfg.get("train_cfg")
     if isinstance(train, Mapping) and "type" in train and "by_epoch" in train:
         yield Problem("train_cfg", "takes either type or by_epoch, not both")
+
+
+def _check_loader(loader: Mapping[str, Any], path: str) -> Iterator[Problem]:
+    if loader.get("dataset") is None:
+        yield Problem(f"{path}.dataset", "missing")
+    for key in loader:
+        if key not in LOADER_KEYS:
+            close = difflib.get_close_matches(str(key), LOADER_KEYS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(LOADER_KEYS)}"
+            yield Problem(f"{path}.{key}", "a dataloader has no such key", hint)
 
 
 def _parts(cfg: RunConfig, modes: Sequence[str]) -> Iterator[tuple[Registry, Any, str]]:

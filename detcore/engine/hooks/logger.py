@@ -43,13 +43,18 @@ class LoggerHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Write a line at every ``interval``-th step of the pass."""
+        """Write a line at every ``interval``-th step of the pass.
+
+        Raises:
+            TrainingError: A loss since the last line was not finite.
+        """
         if self.every_n_train_iters(runner, self.interval_exp_name):
             runner.logger.info("Exp name: %s", runner.experiment_name)
         if not self.every_n_inner_iters(batch_idx, self.interval):
             length = runner.train_loop.epoch_length
             if length is None or batch_idx + 1 != length or (self.ignore_last and length > self.interval):
                 return
+        runner.state.finite.raise_if_broken()
         scalars, line = runner.log_processor.train_entry(runner, batch_idx)
         runner.logger.info(line)
         runner.write_scalars("train", scalars, step=runner.iter + 1)

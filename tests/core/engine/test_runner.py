@@ -1,15 +1,19 @@
 """The runner: what it trains, validates, saves, and what it refuses."""
+import io
 import json
 import logging
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from detcore.engine.checkpoint import load_checkpoint
 from detcore.engine.hooks import Hook
+from detcore.engine.progress import ProgressHook
 from detcore.engine.runner import Runner
 from detcore.errors import ConfigError
+from detcore.plugins import Observers
 
 
 def log_of(work_dir, mode):
@@ -213,7 +217,7 @@ def test_every_mistake_is_told_at_once_and_before_anything_is_built(toy_cfg):
         val_evaluator={"prefx": "x"},
         custom_hooks=[{"type": "EMAHok"}],
         optim_wrapper={"optimizer": {"type": "SGDD"}},
-        train_dataloader={"dataset": {"lenght": 3}},
+        train_dataloader={"dataset": {"lenght": 3}, "num_wrokers": 1},
     )
     with pytest.raises(ConfigError) as caught:
         Runner.from_cfg(cfg)
@@ -224,6 +228,7 @@ def test_every_mistake_is_told_at_once_and_before_anything_is_built(toy_cfg):
         "custom_hooks.0",
         "optim_wrapper.optimizer",
         "train_dataloader.dataset.lenght",
+        "train_dataloader.num_wrokers",
     ):
         assert path in text
     assert "width" in text
@@ -315,3 +320,82 @@ def test_training_can_end_early(toy_cfg):
     runner = Runner.from_cfg(toy_cfg(custom_hooks=[early], train_cfg={"max_epochs": 9}, param_scheduler=None))
     runner.train()
     assert runner.epoch == 2
+
+
+def test_schedules_that_would_never_act_are_warned_of(toy_cfg, caplog):
+    cfg = toy_cfg(param_scheduler=[{"type": "MultiStepLR", "milestones": [2]}])
+    cfg["train_cfg"] = {"type": "IterBasedTrainLoop", "max_iters": 2, "val_interval": 2}
+    Runner.from_cfg(cfg).train()
+    assert "write by_epoch=False" in caplog.text
+
+
+def test_hooks_of_a_config_take_their_priority_from_it(toy_cfg):
+    runner = Runner.from_cfg(toy_cfg(custom_hooks=[{"type": "CountingHook", "priority": "HIGHEST"}]))
+    assert type(next(iter(runner.hooks))).__name__ == "CountingHook"
+    with pytest.raises(ConfigError, match="priority"):
+        Runner.from_cfg(toy_cfg(custom_hooks=[{"type": "CountingHook", "priority": "FIRST"}]))
+
+
+def test_observers_of_plugins_see_the_run_go_by(toy_cfg):
+    seen = []
+
+    def noting(event):
+        def note(**arguments):
+            assert arguments["state"].model is runner.model
+            seen.append((event, *(value for name, value in sorted(arguments.items()) if name != "state")))
+
+        return note
+
+    runner = Runner.from_cfg(
+        toy_cfg(train_cfg={"max_epochs": 1}, train_dataloader={"dataset": {"length": 4}})
+    )
+    arguments = {
+        "run_started": (),
+        "step_finished": ("report",),
+        "evaluation_finished": ("metrics",),
+        "checkpoint_saved": ("path",),
+        "run_ended": ("reason",),
+    }
+    runner.parts._observers = Observers(
+        [("mine", event, noting(event), ("state", *names)) for event, names in arguments.items()]
+    )
+    runner.train()
+    assert [entry[0] for entry in seen] == [
+        "run_started",
+        "step_finished",
+        "step_finished",
+        "checkpoint_saved",
+        "evaluation_finished",
+        "run_ended",
+    ]
+    assert [entry[1].step for entry in seen[1:3]] == [0, 1]
+    assert seen[3][1] == Path(runner.work_dir) / "epoch_1.pth"
+    assert "toy/acc" in seen[4][1]
+    assert seen[5][1] == "finished"
+
+
+def test_checkpoints_may_go_elsewhere(toy_cfg, tmp_path):
+    cfg = toy_cfg(
+        "run",
+        default_hooks={"checkpoint": {"out_dir": str(tmp_path / "big_disk")}},
+        train_cfg={"max_epochs": 1},
+    )
+    Runner.from_cfg(cfg).train()
+    assert (tmp_path / "big_disk" / "run" / "epoch_1.pth").exists()
+
+
+def test_a_terminal_shows_a_bar_and_the_lines_above_it(toy_cfg):
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=120)
+    runner = Runner.from_cfg(toy_cfg(train_cfg={"max_epochs": 1}))
+    runner.register_hook(ProgressHook(console))
+    runner.train()
+    assert "train" in text.getvalue()
+    assert "6/6" in text.getvalue()
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains(toy_cfg):
+    runner = Runner.from_cfg(toy_cfg(compile={"backend": "eager"}, train_cfg={"max_epochs": 1}))
+    runner.train()
+    assert runner.iter == 6
