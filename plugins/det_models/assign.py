@@ -213,7 +213,7 @@ class MaxIoUAssigner(BaseAssigner):
             most, place = overlaps.max(2, keepdim=True)
             counts = (most >= self.min_pos_iou) & (most > 0) & mask[..., None]
             if self.gt_max_assign_all:
-                hit = (overlaps == most) & counts
+                hit = overlaps == most.masked_fill(~counts, 2)  # which no overlap is
             else:
                 hit = torch.zeros_like(overlaps, dtype=torch.bool).scatter_(2, place, counts)
             numbers = torch.arange(1, overlaps.shape[1] + 1, dtype=torch.int32, device=overlaps.device)

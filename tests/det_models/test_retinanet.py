@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from det_models.dense import DenseTestCfg
+from det_models.detector import SingleStageDetector
 from det_models.retinanet import RetinaHead, RetinaNet
 from det_models.truth import GroundTruth
 from torch import nn
@@ -216,6 +217,52 @@ def test_a_users_loss_takes_the_place_of_ours(small_retinanet, images, samples):
     ours = values(small_retinanet()(images, samples, mode="loss"))
     theirs = values(small_retinanet(loss_bbox={"type": CountingLoss})(images, samples, mode="loss"))
     torch.testing.assert_close(ours["loss_bbox"], theirs["loss_bbox"])
+
+
+class OnlyTheFinest(RetinaHead):
+    """A user's head: ours but for one method, and one argument more."""
+
+    def __init__(self, num_levels: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.num_levels = num_levels
+
+    def loss_by_feat(self, *args, **kwargs):
+        losses = super().loss_by_feat(*args, **kwargs)
+        return {name: value[: self.num_levels] for name, value in losses.items()}
+
+
+def test_a_users_head_inherits_arguments_and_settings(small_retinanet, images, samples):
+    want = values(small_retinanet()(images, samples, mode="loss"))
+    model = small_retinanet(type=OnlyTheFinest, num_levels=2)
+    got = values(model(images, samples, mode="loss"))
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value[:2])
+
+
+class OlderDetector(SingleStageDetector):
+    """A user's detector in the manual's form: it takes configs and hands them on."""
+
+    def __init__(
+        self, backbone, neck, bbox_head, train_cfg=None, test_cfg=None, data_preprocessor=None
+    ) -> None:
+        super().__init__(
+            backbone=backbone,
+            neck=neck,
+            bbox_head=bbox_head,
+            train_cfg=train_cfg,
+            test_cfg=test_cfg,
+            data_preprocessor=data_preprocessor,
+        )
+
+
+def test_a_users_detector_may_hand_plain_configs_on(
+    small_config, small_retinanet, fill_by_name, images, samples
+):
+    model = fill_by_name(MODELS.build({**small_config(), "type": OlderDetector}))
+    want = values(small_retinanet()(images, samples, mode="loss"))
+    torch.testing.assert_close(values(model(images, samples, mode="loss")), want)
+    with torch.no_grad():
+        assert len(model.eval()(images, samples, mode="predict")[0].pred_instances)
 
 
 class ImageByImage:
