@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from detcore.data.image_header import jpeg_is_cut_off, read_header
+from detcore.data.image_header import BEYOND_READING, jpeg_is_cut_off, read_header
 from detcore.errors import DataError
 
 MAX_PIXELS = 1 << 28
@@ -90,10 +90,12 @@ def decode_image(
         start = data[:16].hex(" ")
         message = f"{source} is no image of a known kind, or its header is broken; it starts with {start}"
         raise BadImageError(message, source, "image-unknown-kind")
-    if header.width * header.height > max_pixels:
+    if header is BEYOND_READING or header.width * header.height > max_pixels:
+        known = header is not BEYOND_READING
+        size = f"{header.width} x {header.height}" if known else "over 178 million"
         message = (
-            f"the image {source} has {header.width} x {header.height} pixels, more than "
-            f"max_pixels={max_pixels}; raise the limit in LoadImageFromFile where such images are meant"
+            f"the image {source} has {size} pixels, more than max_pixels={max_pixels}; raise the limit in "
+            "LoadImageFromFile where such images are meant (beyond 178 million only JPEG and PNG are read)"
         )
         raise BadImageError(message, source, "image-too-large")
     if header.kind == "JPEG" and jpeg_is_cut_off(data):

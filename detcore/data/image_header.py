@@ -30,6 +30,10 @@ class ImageHeader(NamedTuple):
     height: int
 
 
+BEYOND_READING = ImageHeader("?", 0, 0)
+"""Stands for a picture so large that Pillow does not even tell its size: more than 178 megapixels."""
+
+
 def read_header(data: bytes) -> ImageHeader | None:
     """Kind and size of an encoded image, None where it is no image that is known."""
     if data.startswith(JPEG_START):
@@ -67,7 +71,7 @@ def _other_header(data: bytes) -> ImageHeader | None:
             with Image.open(io.BytesIO(data)) as image:
                 return ImageHeader(image.format or "?", *image.size)
         except Image.DecompressionBombError:
-            return ImageHeader("?", 2**31 - 1, 2**31 - 1)
+            return BEYOND_READING
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, struct.error):
             return None
 
