@@ -3,6 +3,7 @@ import json
 import random
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -250,3 +251,29 @@ def test_runs_killed_at_thirty_random_points_end_as_the_one_that_was_not(detcore
     for step, point, workers in kills(30, seed=2):
         folder = killed_and_resumed(detcore, toy_file, step, point, workers)
         assert compare(expected, folder, f"iter_{SIXTY}.pth") == [], (step, point, workers)
+
+
+@pytest.mark.slow
+def test_retinanet_killed_at_thirty_random_moments_ends_as_the_one_that_was_not(detcore, retinanet, compare):
+    """Killed by the clock, wherever it is: in a step, in a save, in an evaluation, while workers load."""
+    sixty = {"train_cfg": {"max_epochs": 15, "val_interval": 4}, "custom_hooks": [{"type": "EMAHook"}]}
+    saving = {
+        "checkpoint": {"by_epoch": False, "interval": 7, "max_keep_ckpts": 2},
+        "logger": {"interval": 1},
+    }
+    whole = retinanet("whole", **sixty, default_hooks=saving)
+    begin = time.monotonic()
+    assert detcore("run", whole, limit=300) == 0, detcore.output
+    duration = time.monotonic() - begin
+    rng = random.Random(3)
+    killed = 0
+    for number in range(30):
+        workers = {"num_workers": (0, 2)[number % 2]}
+        config = retinanet(f"killed_{number}", **sixty, default_hooks=saving, train_dataloader=workers)
+        moment = rng.uniform(0.1, 0.8) * duration
+        status = detcore("run", config, limit=300, kill_after=moment)
+        assert status in (0, -signal.SIGKILL), detcore.output
+        killed += status != 0
+        assert detcore("run", config, "--resume", limit=300) == 0, detcore.output
+        assert compare(whole.with_suffix(""), config.with_suffix(""), "iter_60.pth") == [], (number, moment)
+    assert killed >= 20, f"only {killed} of 30 runs were still going when they should have been killed"
