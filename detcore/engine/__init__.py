@@ -1,1 +1,1 @@
-"""."""
+"""Training and evaluating: the step, the loops, the runner, hooks, checkpoints, several processes."""
