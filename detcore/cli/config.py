@@ -39,4 +39,4 @@ def show(
     """
     overrides = parse_cfg_options((*options, *more_options))
     config = Config.fromfile(file, trust=trust_config, cfg_options=overrides)
-    click.echo(to_text(config, f".{kind}"), nl=False)
+    click.echo(to_text(config.to_dict(), f".{kind}"), nl=False)

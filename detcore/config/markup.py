@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from detcore.config.placeholders import Placeholders, quote_bare_markup
-from detcore.config.values import MAX_DEPTH, Budget, ConfigFileError, LimitError, Table
+from detcore.config.values import MAX_DEPTH, Budget, ConfigFileError, LimitError, Table, check_key
 from detcore.errors import ConfigError
 
 
@@ -51,7 +51,7 @@ def _read_json(source: str, file: str) -> Any:
 def _read_yaml(source: str, file: str, budget: Budget) -> Any:
     import yaml
 
-    from detcore.config.yaml_loader import safe_loader
+    from detcore.config.yaml_format import safe_loader
 
     try:
         loader_class = safe_loader(file, budget)
@@ -113,10 +113,13 @@ def fill_placeholders(value: Any, placeholders: Placeholders, file: str, depth: 
     lines = value.lines if isinstance(value, Table) else {}
     for key, item in value.items():
         try:
-            twin[key] = fill_placeholders(item, placeholders, file, depth + 1)
+            new_key = placeholders.fill(key) if type(key) is str and "{{" in key else key
+            check_key(new_key, placeholders.budget)
+            twin[new_key] = fill_placeholders(item, placeholders, file, depth + 1)
         except ConfigFileError:
             raise
         except ConfigError as error:
             raise ConfigFileError(*lines.get(key, (file, 0)), f"{key}: {error}") from None
-    twin.lines.update(lines)
+        if key in lines:
+            twin.lines[new_key] = lines[key]
     return twin

@@ -25,10 +25,9 @@ def to_text(tree: Any, suffix: str) -> str:
 
         return json.dumps(_plain(tree, ""), indent=2, ensure_ascii=False) + "\n"
     if suffix in (".yaml", ".yml"):
-        import yaml
+        from detcore.config.yaml_format import dump_yaml
 
-        text: str = yaml.safe_dump(_plain(tree, ""), sort_keys=False, allow_unicode=True, width=WIDTH)
-        return text
+        return dump_yaml(_plain(tree, ""), WIDTH)
     raise ConfigError(f"a config is written as .py, .yaml, .yml or .json, not {suffix!r}")
 
 
@@ -105,10 +104,14 @@ def _items(value: Any, path: str) -> Iterator[tuple[str, Any, str]]:
     if isinstance(value, dict):
         names = all(map(_is_name, value))
         for key, item in value.items():
-            yield (f"{key}=" if names else f"{_layout(key, '', 0, path, 0)}: "), item, f"{path}.{key}"
+            yield (f"{key}=" if names else f"{_key(key, path)}: "), item, f"{path}.{key}"
     else:
         for i, item in enumerate(sorted(value, key=repr) if isinstance(value, set) else value):
             yield "", item, f"{path}.{i}"
+
+
+def _key(key: Any, path: str) -> str:
+    return repr(_escape_braces(key)) if isinstance(key, str) else _layout(key, "", 0, path, 0)
 
 
 def _leaf(value: Any, path: str) -> str:
@@ -118,10 +121,10 @@ def _leaf(value: Any, path: str) -> str:
         return repr(value)
     if isinstance(value, float):
         return f"float({str(value)!r})" if math.isinf(value) or math.isnan(value) else repr(float(value))
-    if isinstance(value, (dict, list, tuple)):  # only empty ones come here
-        return {dict: "{}", list: "[]", tuple: "()"}.get(type(value), "dict()")
-    if isinstance(value, set):
-        return "set()"
+    if isinstance(value, (dict, list, tuple, set)):  # only empty ones come here
+        if isinstance(value, set):
+            return "set()"
+        return "{}" if isinstance(value, dict) else "".join(_brackets(value))
     if isinstance(value, range):
         return repr(value)
     return _leaf(foreign(value, path), path)
@@ -147,9 +150,12 @@ def foreign(value: Any, path: str) -> Any:
 
 def escape(text: str) -> str:
     """A string that reads back as it is, although it looks like it holds placeholders or references."""
-    if PLACEHOLDER.search(text):
-        text = text.replace("{{", "{{'{{'}}")
-    return REFERENCE.sub(lambda match: "$" + match[0], text)
+    return REFERENCE.sub(lambda match: "$" + match[0], _escape_braces(text))
+
+
+def _escape_braces(text: str) -> str:
+    """All that keys need: references in them are not replaced."""
+    return text.replace("{{", "{{'{{'}}") if PLACEHOLDER.search(text) else text
 
 
 def _plain(value: Any, path: str, depth: int = 0) -> Any:
@@ -161,7 +167,7 @@ def _plain(value: Any, path: str, depth: int = 0) -> Any:
             if not isinstance(key, str):
                 raise ConfigError(f"{path}: the key {key!r} is no string; YAML and JSON cannot hold it")
         where = f"{path}." if path else ""
-        return {escape(key): _plain(item, f"{where}{key}", depth + 1) for key, item in value.items()}
+        return {_escape_braces(key): _plain(item, f"{where}{key}", depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple, range)):
         return [_plain(item, f"{path}.{i}", depth + 1) for i, item in enumerate(value)]
     if isinstance(value, set):

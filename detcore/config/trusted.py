@@ -1,6 +1,7 @@
 """Running a config as Python: the one place where that happens, reached only by the user's own ``trust``."""
 import ast
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +9,20 @@ from detcore.config.document import ConfigDict
 from detcore.config.evaluate import base_assignment
 from detcore.config.placeholders import PLACEHOLDER, Placeholders
 from detcore.config.values import ConfigFileError, Table
+from detcore.errors import ConfigError
 
 
 class _Fill(ast.NodeTransformer):
     """Puts values in the place of ``{{ ... }}``: strings at once, ``_base_`` values by subscripts."""
 
-    def __init__(self, placeholders: Placeholders) -> None:
+    def __init__(self, placeholders: Placeholders, shown: str) -> None:
         self.placeholders = placeholders
+        self.shown = shown
         self.values: dict[str, Any] = {}
 
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
         if isinstance(node.value, str) and PLACEHOLDER.search(node.value):
-            return self._value(self.placeholders.fill(node.value), node)
+            return self._value(self.placeholders.fill, node.value, node)
         return node
 
     def visit_Set(self, node: ast.Set) -> ast.AST:
@@ -27,12 +30,15 @@ class _Fill(ast.NodeTransformer):
         if isinstance(inner, ast.Set) and len(inner.elts) == 1:
             part = inner.elts[0]
             text = part.value if isinstance(part, ast.Constant) else ast.unparse(part)
-            return self._value(self.placeholders.bare(str(text)), node)
+            return self._value(self.placeholders.bare, str(text), node)
         return self.generic_visit(node)
 
-    def _value(self, value: Any, node: ast.expr) -> ast.expr:
+    def _value(self, look_up: Callable[[str], Any], text: str, node: ast.expr) -> ast.expr:
         name = f"__placeholder_{len(self.values)}"
-        self.values[name] = value
+        try:
+            self.values[name] = look_up(text)
+        except ConfigError as error:
+            raise ConfigFileError(self.shown, node.lineno, str(error)) from None
         return ast.copy_location(ast.Name(name, ast.Load()), node)
 
 
@@ -60,7 +66,7 @@ def run_python(
     }
     skipped = base_assignment(tree)
     tree.body = [statement for statement in tree.body if statement is not skipped]
-    fill = _Fill(placeholders)
+    fill = _Fill(placeholders, shown)
     tree = ast.fix_missing_locations(fill.visit(tree))
     names: dict[str, Any] = {"__file__": str(path), "__name__": path.stem, "_base_": base, **fill.values}
     try:

@@ -1,6 +1,6 @@
 """Python configs that want more than data, or more than their share; each with the line that is to blame.
 
-``CANARY`` stands for a path that must not exist afterwards. Line 0: the parser gives none; ANY: one of several.
+``CANARY`` stands for a path that must not exist afterwards. Line 0: the parser gives none; ANY: any line.
 """
 
 ANY = -1
@@ -159,10 +159,10 @@ BOMBS = {
     "dict_comprehension": ("x = {i: i for i in range(10 ** 9)}", 1),
     "generator": ("x = sum(i for i in range(10 ** 9))", 1),
     "comprehension_idle": ("r = range(1000)\nx = [0 for a in r for b in r for c in r if False]", 2),
-    "loop_nested": ("r = range(1000)\nfor a in r:\n    for b in r:\n        for c in r:\n            pass", 4),
+    "loop_nested": ("r = range(999)\nfor a in r:\n  for b in r:\n    for c in r:\n      pass", 4),
     "zip_bomb": ("x = list(zip(*[range(99999)] * 99))", 1),
     "enumerate_bomb": ("x = list(enumerate(range(10 ** 9)))", 1),
-    "billion_laughs": ("a = ['x'] * 9\n" + "".join(f"a = [a, a, a, a, a, a, a, a, a]  # {i}\n" for i in range(30)), 31),
+    "billion_laughs": ("a = ['x'] * 9\n" + "a = [a, a, a, a, a, a, a, a, a]\n" * 30, 31),
     "billion_laughs_printed": ("a = ['x']\nfor i in range(60):\n    a = [a, a]\nx = str(a)", 4),
     "billion_laughs_compared": (
         "a = [1]\nb = [1]\nfor i in range(60):\n    a = [a, a]\n    b = [b, b]\nx = a == b",
@@ -178,7 +178,10 @@ BOMBS = {
     "deep_list": ("x = []\nfor i in range(9999):\n    x = [x]", 3),
     "deep_tuple_hashed": ("x = ()\nfor i in range(9999):\n    x = (x,)\ny = {x}", 4),
     "deep_dict": ("x = dict()\nfor i in range(999):\n    x = dict(a=x)", 3),
-    "reference_bomb": ("a = 'x' * 999\n" + "".join(f"a{i} = '${{a{i - 1 if i else ''}}}' * 9\n" for i in range(20)), ANY),
+    "reference_bomb": (
+        "a0 = 'x' * 999\n" + "".join(f"a{i} = '${{a{i - 1}}}' * 9\n" for i in range(1, 20)),
+        ANY,
+    ),
     "reference_circle": ("a = '${b}'\nb = '${a}'", 1),
     "reference_to_itself": ("a = 'x${a}'", 1),
     "reference_unknown": ("a = 1\nb = '${aa}'", 2),
@@ -267,8 +270,8 @@ SYNTAX = {
     "long_elif": ("if 0:\n    x = 1\n" + "elif 0:\n    x = 1\n" * 3000, 0),
     "tab_mix": ("if 1:\n\tx = 1\n        y = 2", 3),
     "coding_cookie": ("# -*- coding: utf-7 -*-\nx = 1\n+AG8AcABlAG4-('CANARY', 'w')", 3),
-    "unicode_identifier": ("ｅｖａｌ('1')", 1),
-    "unicode_dunder": ("x = ().__ｃlass__", 1),
+    "unicode_identifier": ("\uff45\uff56\uff41\uff4c('1')", 1),
+    "unicode_dunder": ("x = ().__\uff43lass__", 1),
     "form_feed": ("x = 1\n\x0cimport os", 2),
     "line_continuation": ("x = \\\n  open('CANARY', 'w')", 2),
     "semicolon": ("x = 1; import os", 1),

@@ -28,7 +28,8 @@ def test_a_config_has_all_that_a_run_needs(name):
 def test_retinanet_has_the_published_hyper_parameters():
     config = Config.fromfile("detcore::retinanet/retinanet_r50_fpn_1x_coco.py")
     assert config.model.backbone.depth == 50
-    assert config.optim_wrapper.optimizer == dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=0.0001)
+    sgd = {"type": "SGD", "lr": 0.01, "momentum": 0.9, "weight_decay": 0.0001}
+    assert config.optim_wrapper.optimizer == sgd
     assert config.model.train_cfg.assigner.pos_iou_thr == 0.5
     assert config.param_scheduler[1].milestones == [8, 11]
     assert config.test_dataloader == config.val_dataloader
@@ -36,8 +37,8 @@ def test_retinanet_has_the_published_hyper_parameters():
 
 
 def test_the_data_root_is_set_in_one_place():
-    options = {"data_root": "/elsewhere/"}
-    config = Config.fromfile("detcore::retinanet/retinanet_r50_fpn_ms-640-800-3x_coco.py", cfg_options=options)
+    name = "detcore::retinanet/retinanet_r50_fpn_ms-640-800-3x_coco.py"
+    config = Config.fromfile(name, cfg_options={"data_root": "/elsewhere/"})
     assert config.train_dataloader.dataset.dataset.data_root == "/elsewhere/"
     assert config.test_dataloader.dataset.data_root == "/elsewhere/"
     assert config.val_evaluator.ann_file == "/elsewhere/annotations/instances_val2017.json"

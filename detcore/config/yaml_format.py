@@ -1,4 +1,4 @@
-"""The loader class for YAML configs: yaml's SafeLoader with lines, unique keys and bounded merges."""
+"""YAML configs: yaml's SafeLoader with lines, unique keys and bounded merges, and the dumper for it."""
 
 import re
 from typing import Any
@@ -88,6 +88,19 @@ def _int(loader: Any, node: yaml.ScalarNode) -> int:
     return int(loader.construct_yaml_int(node))
 
 
+class _ConfigDumper(yaml.SafeDumper):
+    """Puts quotes around text that the loader would take for a number."""
+
+
+def dump_yaml(plain: Any, width: int) -> str:
+    """The text of plain data (dicts, lists and scalars), keys in their order."""
+    options: dict[str, Any] = {"Dumper": _ConfigDumper, "sort_keys": False, "width": width}
+    text: str = yaml.dump(plain, allow_unicode=True, **options)
+    if any(mark in text for mark in "\x85\u2028\u2029\ufeff"):  # line breaks to YAML, read as spaces
+        text = yaml.dump(plain, allow_unicode=False, **options)
+    return text
+
+
 def _setup() -> None:
     # 1e-4 is a number, a date is the text that was written, and there are no bytes.
     resolvers = {key: list(value) for key, value in _Base.yaml_implicit_resolvers.items()}
@@ -95,6 +108,7 @@ def _setup() -> None:
         resolvers[first] = [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:timestamp"]
     _ConfigLoader.yaml_implicit_resolvers = resolvers
     _ConfigLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+    _ConfigDumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
     _ConfigLoader.add_constructor("tag:yaml.org,2002:map", _ConfigLoader.table)
     _ConfigLoader.add_constructor("tag:yaml.org,2002:float", _float)
     _ConfigLoader.add_constructor("tag:yaml.org,2002:int", _int)
