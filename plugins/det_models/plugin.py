@@ -9,6 +9,7 @@ DETCORE_API = 1
 def detcore_components(components: ComponentTable) -> None:
     """Name this package's components."""
     components.add_many("models", {
+        "BatchFixedSizePad": "det_models.batch_augments:BatchFixedSizePad",
         "BoundedIoULoss": "det_models.losses.iou:BoundedIoULoss",
         "CIoULoss": "det_models.losses.iou:CIoULoss",
         "CrossEntropyLoss": "det_models.losses.cross_entropy:CrossEntropyLoss",
