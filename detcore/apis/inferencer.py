@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from detcore.apis.sources import iterate_images
 from detcore.config import Config
 from detcore.engine.checkpoint import load_checkpoint
 from detcore.errors import ConfigError, DataError
-from detcore.structures import DetDataSample
+from detcore.structures import DetDataSample, InstanceData
 from detcore.visualization import DetLocalVisualizer
 from detcore.visualization.backends import write_image
 
@@ -190,13 +191,16 @@ class DetInferencer:
             for one, sample in zip(batch, found, strict=True):
                 yield Prediction(sample.cpu(), one.path, name_of(one.path), one.original)
 
-    def draw(self, found: Prediction, score_thr: float = 0.3, draw_pred: bool = True) -> np.ndarray:
-        """The picture with what was found on it, uint8 RGB (H, W, 3).
+    def draw(
+        self, found: Prediction, score_thr: float = 0.3, draw_pred: bool = True, scale: int = 1
+    ) -> np.ndarray:
+        """The picture with what was found on it, uint8 RGB (scale * H, scale * W, 3).
 
         Args:
             found: a prediction.
             score_thr: lowest score that is drawn.
             draw_pred: whether to draw at all.
+            scale: by how much to enlarge the picture first, so that labels do not cover a small one.
 
         Raises:
             DataError: the pipeline did not show the image.
@@ -206,7 +210,7 @@ class DetInferencer:
         image = found.image[..., ::-1] if found.image.ndim == 3 else found.image
         instances = found.sample.pred_instances
         kept = instances[instances.scores >= (score_thr if draw_pred else np.inf)]
-        return self.visualizer.draw_instances(image, kept)
+        return self.visualizer.draw_instances(*_enlarged(image, kept, scale))
 
     def _prepared(self, inputs: Any, on_bad_image: str, skipped: list[str]) -> Iterator[PreparedImage]:
         for number, image in enumerate(iterate_images(inputs)):
@@ -223,6 +227,19 @@ def write_prediction(path: Path, record: Mapping[str, Any]) -> None:
     """Write one result as JSON; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record), encoding="utf-8")
+
+
+def _enlarged(image: np.ndarray, instances: InstanceData, scale: int) -> tuple[np.ndarray, InstanceData]:
+    if scale == 1:
+        return image, instances
+    larger = instances.clone()
+    larger.bboxes = instances.bboxes * scale
+    if "masks" in instances:
+        masks = instances.masks
+        array = masks.to_ndarray() if hasattr(masks, "to_ndarray") else np.asarray(masks)
+        larger.masks = array.repeat(scale, axis=1).repeat(scale, axis=2)
+    size = (image.shape[1] * scale, image.shape[0] * scale)
+    return cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_CUBIC), larger
 
 
 def _config_of(weights: str | Path | None) -> Config:

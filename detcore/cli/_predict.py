@@ -11,8 +11,11 @@ from typing import Any, TextIO
 import click
 
 from detcore.apis import DetInferencer
+from detcore.apis.inferencer import Prediction
 from detcore.config import parse_cfg_options
 from detcore.visualization.backends import write_image
+
+_LEAST_SIDE = 400  # pixels of a written picture's shorter side
 
 
 def predict(
@@ -50,7 +53,7 @@ def predict(
             line = f"{found.path}: {_counted(record['labels'], classes)}"
             if not no_images:
                 picture = Path(out_dir) / "vis" / found.file_name
-                write_image(picture, inferencer.draw(found, score_thr))
+                write_image(picture, inferencer.draw(found, score_thr, scale=_scale(found)))
                 line += f" -> {picture}"
             click.echo(line, err=json_file == "-")
     if skipped:
@@ -67,6 +70,12 @@ def _json_lines(name: str | None) -> Iterator[TextIO | None]:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         with Path(name).open("w", encoding="utf-8") as file:
             yield file
+
+
+def _scale(found: Prediction) -> int:
+    """By how much to enlarge a picture so that labels leave something of it."""
+    side = _LEAST_SIDE if found.image is None else min(found.image.shape[:2])
+    return max(1, -(-_LEAST_SIDE // side))
 
 
 def _counted(labels: list[int], classes: Any) -> str:

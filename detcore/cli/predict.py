@@ -21,7 +21,7 @@ import click
 def command(inputs: tuple[str, ...], **options: Any) -> None:
     """Detect objects in images: files, folders, or patterns such as 'shots/**/*.png'.
 
-    Boxes in the JSON are x1, y1, x2, y2 in pixels of the image.
+    Boxes in the JSON are x1, y1, x2, y2 in pixels of the image. Pictures of small images are enlarged.
     """
     import logging
 

@@ -1,5 +1,6 @@
 import json
 
+import cv2
 import pytest
 import torch
 from click.testing import CliRunner
@@ -44,6 +45,8 @@ def test_predict_says_draws_and_writes_what_it_found(tmp_path, checkpoint):
                  "--out-dir", out, "--score-thr", 0, "--json", lines, "--device", "cpu", "--batch-size", 2)
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (out / "vis").iterdir()) == ["000001.jpg", "000002.jpg"]
+    drawn = cv2.imread(str(out / "vis" / "000001.jpg"))
+    assert drawn.shape == (432, 576, 3)  # enlarged nine times, so that labels leave something to be seen
     records = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [record["img_path"].rpartition("/")[2] for record in records] == ["000001.jpg", "000002.jpg"]
     assert set(records[0]["classes"]) <= set("abcde")
