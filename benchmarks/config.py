@@ -35,7 +35,8 @@ def milliseconds(work: Callable[[], object], repeat: int) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--repeat", type=int, default=50)
     parser.add_argument("--max-ms", type=float)
     arguments = parser.parse_args()

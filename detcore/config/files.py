@@ -16,6 +16,7 @@ are closed, links may not lead out, and only regular files of a bounded size are
 import importlib.util
 import os
 import stat
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -88,18 +89,26 @@ def project_of(path: Path) -> Path:
     Args:
         path: Absolute path of the file that the user named.
     """
-    home = Path.home().resolve()
+    home, current = _folder(Path.home), _folder(Path.cwd)
     best = folder = path.parent.resolve()
     for mark_vcs in (True, False):
         for above in (folder, *folder.parents):
-            if above == above.parent or above == home or above in home.parents:
+            if above == above.parent or (home and (above == home or above in home.parents)):
                 break
             if mark_vcs and any((above / mark).exists() for mark in (".git", ".hg", "pyproject.toml")):
                 best = min(best, above, key=lambda p: len(p.parts))
                 break
-            if not mark_vcs and ((above / "_base_").is_dir() or above == Path.cwd().resolve()):
+            if not mark_vcs and ((above / "_base_").is_dir() or above == current):
                 best = min(best, above, key=lambda p: len(p.parts))
     return best
+
+
+def _folder(which: Callable[[], Path]) -> Path | None:
+    """A folder of the process, which may have none or may have lost it."""
+    try:
+        return which().resolve()
+    except (OSError, RuntimeError):
+        return None
 
 
 def locate_base(name: str, path: Path, project: Path | None) -> tuple[Path, Path | None, str | None]:

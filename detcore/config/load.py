@@ -112,6 +112,9 @@ class _Load:
         except LimitError as error:
             raise ConfigFileError(shown, 0, str(error)) from None
 
+    def _placeholders(self, path: Path, base: Mapping[str, Any]) -> Placeholders:
+        return Placeholders(path, base, self.budget, self.env, secrets=self.trust)
+
     def _python(
         self, source: str, path: Path, shown: str, project: Path | None, chain: tuple[Path, ...]
     ) -> ConfigDict:
@@ -119,11 +122,11 @@ class _Load:
         statement = base_assignment(tree)
         base = ConfigDict()
         if statement is not None:
-            beside = Placeholders(path, {}, self.budget, self.env)
+            beside = self._placeholders(path, {})
             beside.file["fileDirname"] = "."  # bases are named relative to the file
             names = Evaluator(shown, beside, self.budget).expression(statement.value)
             base = self._bases(names, (shown, statement.lineno), path, project, chain)
-        placeholders = Placeholders(path, base, self.budget, self.env)
+        placeholders = self._placeholders(path, base)
         if self.trust:
             from detcore.config.trusted import run_python
 
@@ -145,7 +148,7 @@ class _Load:
         if "_base_" in table:
             origin = table.lines.get("_base_", (shown, 0))
             base = self._bases(table.pop("_base_"), origin, path, project, chain)
-        placeholders = Placeholders(path, base, self.budget, self.env)
+        placeholders = self._placeholders(path, base)
         return merge(self._frozen(fill_placeholders(table, placeholders, shown), shown), base)
 
     def _frozen(self, value: Table | ConfigDict, shown: str) -> ConfigDict:

@@ -1,6 +1,7 @@
 """What stands between double braces in a config, ``{{ fileBasename }}``, and ``${key}`` references."""
 
 import ast
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -28,6 +29,8 @@ _MARKUP = re.compile(
 )
 
 MAX_CHAIN = 50
+_SECRET = re.compile(r"secret|token|passw|credential|private|auth|(api|access)_?key|_key$", re.IGNORECASE)
+logger = logging.getLogger(__name__)
 
 
 class Placeholders:
@@ -38,9 +41,13 @@ class Placeholders:
         base: The merged bases, for ``{{_base_.x}}``.
         budget: Pays for the values that are copied in.
         env: Receives the environment variables that were used.
+        secrets: Whether variables whose names look like secrets may be read. A stranger's config could
+            send them away within the address of a checkpoint, so only a trusted one may.
     """
 
-    def __init__(self, path: Path, base: Mapping[str, Any], budget: Budget, env: dict[str, str]) -> None:
+    def __init__(
+        self, path: Path, base: Mapping[str, Any], budget: Budget, env: dict[str, str], *, secrets: bool = False
+    ) -> None:
         self.file = {
             "fileDirname": path.parent.as_posix(),
             "fileBasename": path.name,
@@ -50,6 +57,7 @@ class Placeholders:
         self.base = base
         self.budget = budget
         self.env = env
+        self.secrets = secrets
 
     def fill(self, text: str) -> Any:
         """Replace every placeholder of a string; one that is the whole string keeps its value's type.
@@ -92,6 +100,8 @@ class Placeholders:
         return str(value)
 
     def _variable(self, name: str, default: str) -> str:
+        if not self.secrets and _SECRET.search(name):
+            raise ConfigError(f"{name} looks like a secret, closed to configs (--trust-config allows it)")
         value = os.environ.get(name)
         if value is None:
             if not default:
@@ -99,6 +109,8 @@ class Placeholders:
                     f"the environment variable {name} is not set and {{{{${name}:...}}}} gives no default"
                 )
             return default
+        if name not in self.env:
+            logger.info("the config uses the environment variable %s", name)
         self.env[name] = value
         self.budget.charge(len(value))
         return value

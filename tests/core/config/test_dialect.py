@@ -295,6 +295,16 @@ def test_environment_variables(files, monkeypatch):
     assert config.env_variables == {"DETCORE_TEST_ROOT": "/data", "DETCORE_TEST_NUM": "12"}
 
 
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "DB_PASSWORD", "WANDB_API_KEY"])
+def test_a_secret_is_not_put_into_an_untrusted_config(files, monkeypatch, name):
+    monkeypatch.setenv(name, "hush")
+    text = f"\nload_from = 'https://elsewhere.example/{{{{${name}:none}}}}'"
+    with pytest.raises(ConfigError, match=f"a.py:2: {name} looks like a secret") as caught:
+        files(a_py=text)
+    assert "hush" not in str(caught.value)
+    assert Config.fromstring(text, trust=True).load_from.endswith("/hush")
+
+
 def test_references_to_keys_see_the_final_values(files):
     config = files(
         base_py="data_root = 'data/coco/'\nann = '${data_root}train.json'\nn = dict(classes=[1, 2])",

@@ -25,6 +25,28 @@ def test_a_config_has_all_that_a_run_needs(name):
     assert needed <= set(config)
 
 
+@pytest.mark.parametrize("name", WHOLE)
+def test_every_component_that_a_config_names_exists_and_takes_its_arguments(name):
+    from detcore import registry
+
+    config = Config.fromfile(f"detcore::{name}")
+    parts = {
+        "model": registry.MODELS,
+        "train_dataloader.dataset": registry.DATASETS,
+        "val_dataloader.dataset": registry.DATASETS,
+        "val_evaluator": registry.METRICS,
+        "visualizer": registry.VISUALIZERS,
+        **{f"default_hooks.{hook}": registry.HOOKS for hook in config.get("default_hooks", {})},
+    }
+    problems = []
+    for path, where in parts.items():
+        part = config
+        for key in path.split("."):
+            part = part.get(key)
+        problems += where.check(part, default_scope=config.get("default_scope"), path=path)
+    assert problems == []
+
+
 def test_retinanet_has_the_published_hyper_parameters():
     config = Config.fromfile("detcore::retinanet/retinanet_r50_fpn_1x_coco.py")
     assert config.model.backbone.depth == 50
