@@ -12,7 +12,8 @@ from detcore.config.files import check_suffix, locate_base, locate_shipped, miss
 from detcore.config.markup import fill_placeholders, read_markup
 from detcore.config.merge import freeze, merge, set_scope
 from detcore.config.overrides import apply_options
-from detcore.config.placeholders import Placeholders, References
+from detcore.config.placeholders import Placeholders
+from detcore.config.references import References
 from detcore.config.values import Budget, ConfigFileError, LimitError, Origin, Table
 from detcore.errors import ConfigError
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from detcore.config.document import ConfigDict, closest, config_dict, origins_of, to_config
 from detcore.config.merge import merge
-from detcore.config.placeholders import References
+from detcore.config.references import References
 from detcore.config.values import Budget, LimitError
 from detcore.errors import ConfigError
 

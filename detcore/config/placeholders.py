@@ -1,15 +1,16 @@
-"""What stands between double braces in a config, ``{{ fileBasename }}``, and ``${key}`` references."""
+"""What stands between double braces in a config: ``{{ fileBasename }}``, ``{{_base_.x}}``, ``{{$X:default}}``."""
 
 import ast
+import copy
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from detcore.config.document import closest
-from detcore.config.values import Budget, ConfigFileError, LimitError, Origin, measure
+from detcore.config.values import Budget, measure
 from detcore.errors import ConfigError
 
 # {{ fileDirname }}, {{_base_.model.neck}}, {{$HOME:/root}}, and {{'{{'}} for two literal braces.
@@ -19,7 +20,6 @@ PLACEHOLDER = re.compile(
     r"|['\"]?\$(?P<env>\w+)\s*:\s*(?P<default>[^\s'\"{}]*)(?:\s*['\"])?"
     r"|(?P<brace>'\{\{'))\s*\}\}"
 )
-REFERENCE = re.compile(r"(?<!\$)(\$+)\{([A-Za-z_]\w*(?:\.\w+)*)\}")
 
 # The closing quotes are optional: an open string is skipped once, not tried again at each of its characters.
 _STRING = r"(?s:\"\"\".*?(?:\"\"\"|\Z)|'''.*?(?:'''|\Z))|\"(?:\\.|[^\"\\\n])*\"?|'(?:\\.|[^'\\\n])*'?"
@@ -28,7 +28,6 @@ _MARKUP = re.compile(
     rf"(?m)(?P<lead>(?:^|[:,\[{{-])[ \t]*)(?P<bare>{PLACEHOLDER.pattern})(?=\s*(?:$|[,\]}}\#]))"
 )
 
-MAX_CHAIN = 50
 _SECRET = re.compile(r"secret|token|passw|credential|private|auth|(api|access)_?key|_key$", re.IGNORECASE)
 logger = logging.getLogger(__name__)
 
@@ -41,12 +40,12 @@ class Placeholders:
         base: The merged bases, for ``{{_base_.x}}``.
         budget: Pays for the values that are copied in.
         env: Receives the environment variables that were used.
-        secrets: Whether variables whose names look like secrets may be read. A stranger's config could
-            send them away within the address of a checkpoint, so only a trusted one may.
+        secrets: Whether variables whose names look like secrets may be read. A stranger's config could send
+            them away within the address of a checkpoint, so only a trusted one may.
     """
 
     def __init__(
-        self, path: Path, base: Mapping[str, Any], budget: Budget, env: dict[str, str], *, secrets: bool = False
+        self, path: Path, base: Mapping[str, Any], budget: Budget, env: dict[str, str], secrets: bool = False
     ) -> None:
         self.file = {
             "fileDirname": path.parent.as_posix(),
@@ -123,8 +122,6 @@ class Placeholders:
 
 def copied(value: Any) -> Any:
     """A copy of plain data; dicts keep their class."""
-    import copy
-
     return copy.deepcopy(value)
 
 
@@ -178,93 +175,3 @@ def quote_bare_markup(source: str) -> str:
         return f'{match["lead"]}"{inner}"'
 
     return _MARKUP.sub(quoted, source)
-
-
-class References:
-    """Replaces ``${model.neck.num_outs}`` in the strings of a whole config by the value of that key.
-
-    A reference that is the whole string keeps the value's type. ``$${key}`` is the text ``${key}``.
-
-    Args:
-        root: The config that keys are looked up in.
-        budget: Pays for what is copied in, so that references to references stay bounded.
-    """
-
-    def __init__(self, root: Mapping[str, Any], budget: Budget) -> None:
-        self.root = root
-        self.budget = budget
-        self.chain: list[str] = []
-
-    def resolve(self, value: Any, where: Callable[[Any, Any], Origin] | None = None) -> Any:
-        """A copy of the value with all references replaced; a value without any is given back as it is.
-
-        Args:
-            value: Any plain data.
-            where: Gives the origin of a key of a dict, for messages.
-
-        Raises:
-            ConfigError: Unknown key, a circle of references, or a dict or list within a longer text.
-        """
-        kind = type(value)
-        if kind is str:
-            return self._text(value) if "${" in value else value
-        if kind is list or kind is tuple:
-            parts = [self.resolve(item, where) for item in value]
-            return value if all(new is old for new, old in zip(parts, value, strict=True)) else kind(parts)
-        if isinstance(value, dict):
-            return self._mapping(value, where)
-        return value
-
-    def _mapping(self, value: dict[Any, Any], where: Callable[[Any, Any], Origin] | None) -> Any:
-        changed = {}
-        for key, item in value.items():
-            try:
-                new = self.resolve(item, where)
-            except (ConfigError, LimitError) as error:
-                if where is None or isinstance(error, ConfigFileError):
-                    raise
-                raise ConfigFileError(*where(value, key), str(error)) from None
-            if new is not item:
-                changed[key] = new
-        if not changed:
-            return value
-        twin = value.copy()
-        twin.update(changed)
-        return twin
-
-    def _text(self, text: str) -> Any:
-        self.budget.charge(len(text))
-        whole = REFERENCE.fullmatch(text)
-        if whole and len(whole[1]) == 1:
-            return copied(self._lookup(whole[2]))
-        return REFERENCE.sub(self._inline, text)
-
-    def _inline(self, match: re.Match[str]) -> str:
-        if len(match[1]) > 1:
-            return match[0][1:]
-        value = self._lookup(match[2])
-        if isinstance(value, (dict, list, tuple, set)):
-            raise ConfigError(
-                f"{match[0]} is a {type(value).__name__} and cannot stand within a longer string"
-            )
-        return str(value)
-
-    def _lookup(self, dotted: str) -> Any:
-        if dotted in self.chain:
-            circle = " -> ".join([*self.chain[self.chain.index(dotted) :], dotted])
-            raise ConfigError(f"${{...}} references go in a circle: {circle}")
-        if len(self.chain) > MAX_CHAIN:
-            raise ConfigError(f"more than {MAX_CHAIN} ${{...}} references lead to one another")
-        self.chain.append(dotted)
-        try:
-            try:
-                found = follow(self.root, dotted, "")
-            except ConfigError as error:
-                raise ConfigError(
-                    f"${{{dotted}}}: {error} (write $${{{dotted}}} for the text itself)"
-                ) from None
-            value = self.resolve(found)
-        finally:
-            self.chain.pop()
-        measure(value, self.budget)
-        return value

@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from detcore.config.placeholders import PLACEHOLDER, REFERENCE
+from detcore.config.placeholders import PLACEHOLDER
+from detcore.config.references import REFERENCE
 from detcore.config.values import MAX_DEPTH
 from detcore.errors import ConfigError
 
