@@ -24,11 +24,20 @@ $(READY): pyproject.toml $(wildcard plugins/*/pyproject.toml)
 
 quickstart: $(READY)
 	$(BIN)/detcore data make-shapes $(QUICKSTART)/data --num-train 400 --num-val 80 --seed 0
+	rm -rf $(QUICKSTART)/run $(QUICKSTART)/predictions
 	$(BIN)/detcore run configs/shapes/retinanet_r18_fpn_shapes.py --work-dir $(QUICKSTART)/run --seed 0 \
-		--cfg-options data_root=$(QUICKSTART)/data/
-	$(BIN)/detcore test $(QUICKSTART)/run/config.py $(QUICKSTART)/run/last.pth
-	$(BIN)/detcore predict $(QUICKSTART)/data/val --config $(QUICKSTART)/run/config.py \
-		--checkpoint $(QUICKSTART)/run/last.pth --out-dir $(QUICKSTART)/predictions
+		--device cpu --cfg-options data_root=$(QUICKSTART)/data/
+	$(BIN)/detcore test $(QUICKSTART)/run/retinanet_r18_fpn_shapes.py $$(cat $(QUICKSTART)/run/last_checkpoint) \
+		--device cpu --work-dir $(QUICKSTART)/test
+	$(BIN)/detcore predict $(QUICKSTART)/data/val --checkpoint $$(cat $(QUICKSTART)/run/last_checkpoint) \
+		--device cpu --batch-size 8 --out-dir $(QUICKSTART)/predictions
+	@echo
+	@echo "Trained, evaluated, and painted: look at $(QUICKSTART)/predictions/vis/."
+	@echo "What next:"
+	@echo "  your own data     copy configs/shapes/retinanet_r18_fpn_shapes.py, set data_root, ann_file, classes, num_classes"
+	@echo "  what a config is  $(BIN)/detcore config show configs/shapes/retinanet_r18_fpn_shapes.py"
+	@echo "  how it went       $(QUICKSTART)/run/log.jsonl; stop a run and go on exactly there with --resume auto"
+	@echo "  parts of yours    README.md, 'Write your own part'"
 
 test: $(READY)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" -q

@@ -5,11 +5,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from detcore.plugins import host
+
 _FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 
 
 class RunLog:
-    """Attaches handlers to the logger ``detcore`` while a run goes on, and takes them off afterwards.
+    """Attaches handlers to the loggers of detcore and of the plugins in use while a run goes on.
 
     The main process writes to ``<work_dir>/<timestamp>/<timestamp>.log`` and, where nobody has configured
     logging, to the standard error stream; other processes write warnings only.
@@ -24,12 +26,14 @@ class RunLog:
         self._mode = mode
         self._logger = logging.getLogger("detcore")
         self._handlers: list[logging.Handler] = []
-        self._level = self._logger.level
+        loggers = [self._logger, *map(logging.getLogger, _plugin_packages())]
+        self._levels = {logger: logger.level for logger in loggers}
 
     def __enter__(self) -> "RunLog":
         level = _level(self._runner.cfg.get("log_level") or "INFO")
         main = self._runner.rank == 0
-        self._logger.setLevel(level if main else logging.WARNING)
+        for logger in self._levels:
+            logger.setLevel(level if main else logging.WARNING)
         if main:
             path = Path(self._runner.run_dir) / f"{self._runner.timestamp}.log"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,10 +47,12 @@ class RunLog:
     ) -> None:
         if error is not None and not isinstance(error, SystemExit):
             self._logger.error("the run failed: %s: %s", type(error).__name__, error)
+        for logger, level in self._levels.items():
+            for handler in self._handlers:
+                logger.removeHandler(handler)
+            logger.setLevel(level)
         for handler in self._handlers:
-            self._logger.removeHandler(handler)
             handler.close()
-        self._logger.setLevel(self._level)
 
     def _terminal(self) -> logging.Handler:
         if self._runner.rank == 0 and sys.stderr.isatty():
@@ -58,8 +64,15 @@ class RunLog:
     def _add(self, handler: logging.Handler) -> None:
         if handler.formatter is None:
             handler.setFormatter(logging.Formatter(_FORMAT))
-        self._logger.addHandler(handler)
+        for logger in self._levels:
+            logger.addHandler(handler)
         self._handlers.append(handler)
+
+
+def _plugin_packages() -> list[str]:
+    """Packages of the plugins that this run uses: its parts have been built when the log is opened."""
+    used = (record for record in host().records().values() if record.table is not None)
+    return sorted({claim.module.partition(".")[0] for record in used for claim in record.claims})
 
 
 def _level(name: str | int) -> int:

@@ -75,7 +75,7 @@ def test_core_imports_only_leftwards() -> None:
     wrong = []
     for path in sources(ROOT / "detcore"):
         own = room(".".join(path.relative_to(ROOT).with_suffix("").parts))
-        if own is None or path.parent == ROOT / "detcore" and path.name == "__init__.py":
+        if own is None or (path.parent == ROOT / "detcore" and path.name == "__init__.py"):
             continue
         own_layer = layer_of(own)
         assert own_layer is not None, f"{path.relative_to(ROOT)} belongs to no layer: add it to LAYERS"

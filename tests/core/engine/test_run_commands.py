@@ -126,6 +126,8 @@ def test_retinanet_trains_tests_and_resumes(detcore, retinanet, compare, tmp_pat
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert {"loss", "loss_cls", "loss_bbox", "grad_norm"} <= set(log[0])
     assert "coco/bbox_mAP_50" in log[-1]
+    readable = next(folder.glob("*/*.log")).read_text()
+    assert " - det_datasets." in readable, "what plugins log belongs to the run's log"
 
     out, drawn = tmp_path / "found" / "predictions.json", tmp_path / "drawn"
     status = detcore(
