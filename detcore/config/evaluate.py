@@ -15,7 +15,7 @@ from detcore.config.functions import hashable, items_of, update
 from detcore.config.operators import BINARY
 from detcore.config.placeholders import Placeholders, quote_bare_variables
 from detcore.config.refusals import MISTAKES, describe, refused
-from detcore.config.values import Budget, ConfigFileError, Table
+from detcore.config.values import Budget, ConfigFileError, Table, a_kind
 from detcore.errors import ConfigError
 
 
@@ -177,10 +177,10 @@ class Evaluator(Expressions):
                     f"attributes that start with an underscore are not allowed (.{target.attr})"
                 )
             if not isinstance(owner, dict):
-                raise ConfigError(f"attributes of a {type(owner).__name__} cannot be changed")
+                raise ConfigError(f"attributes of {a_kind(owner)} cannot be changed")
             return owner, target.attr
         if not isinstance(owner, (dict, list)):
-            raise ConfigError(f"items of a {type(owner).__name__} cannot be changed")
+            raise ConfigError(f"items of {a_kind(owner)} cannot be changed")
         if isinstance(target.slice, ast.Slice):
             if isinstance(owner, dict):
                 raise ConfigError("a dict has no slices")

@@ -20,7 +20,7 @@ from detcore.config.methods import method_of
 from detcore.config.operators import BINARY, UNARY, compare
 from detcore.config.placeholders import Placeholders
 from detcore.config.refusals import HINT, MISTAKES, describe, error_at, refused
-from detcore.config.values import Budget, ConfigFileError, Table
+from detcore.config.values import Budget, ConfigFileError, Table, a_kind
 from detcore.errors import ConfigError
 
 
@@ -94,7 +94,7 @@ class Expressions:
         if name.startswith("_"):
             raise ConfigError(f"attributes that start with an underscore are not allowed (.{name})")
         if not isinstance(value, dict):
-            raise ConfigError(f"a {type(value).__name__} has no attribute {name!r} in a config")
+            raise ConfigError(f"{a_kind(value)} has no attribute {name!r} in a config")
         if name not in value:
             raise ConfigError(f"no key {name!r}{closest(name, value)}")
         return value[name]
@@ -103,7 +103,7 @@ class Expressions:
         value = self.eval(node.value)
         if isinstance(node.slice, ast.Slice):
             if not isinstance(value, (str, list, tuple, range)):
-                raise ConfigError(f"a {type(value).__name__} cannot be sliced")
+                raise ConfigError(f"{a_kind(value)} cannot be sliced")
             self.budget.charge(len(value))
             return value[self.slice(node.slice)]
         key = self.eval(node.slice)
@@ -111,7 +111,7 @@ class Expressions:
             if hashable(key, self.budget) not in value:
                 raise ConfigError(f"no key {key!r}{closest(key, value)}")
         elif not isinstance(value, (str, list, tuple, range)):
-            raise ConfigError(f"a {type(value).__name__} has no items")
+            raise ConfigError(f"{a_kind(value)} has no items")
         return value[key]
 
     def slice(self, node: ast.Slice) -> "slice[Any, Any, Any]":

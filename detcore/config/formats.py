@@ -4,7 +4,7 @@ import re
 import string
 from typing import Any
 
-from detcore.config.values import Budget, measure
+from detcore.config.values import Budget, a_kind, measure
 from detcore.errors import ConfigError
 
 _SPEC = re.compile(r"(?:.?[<>=^])?[-+ ]?#?0?\d{0,2}[,_]?(?:\.\d{1,2})?[bcdeEfFgGosxX%]?", re.DOTALL)
@@ -20,7 +20,7 @@ def format_value(value: Any, spec: str, budget: Budget) -> str:
     if not spec:
         return to_str(value, budget)
     if not _SPEC.fullmatch(spec) or not isinstance(value, (str, int, float)):
-        raise ConfigError(f"the format {spec[:20]!r} of a {type(value).__name__} is not allowed in a config")
+        raise ConfigError(f"the format {spec[:20]!r} of {a_kind(value)} is not allowed in a config")
     budget.charge(len(value) if isinstance(value, str) else 1)
     return format(value, spec)
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from detcore.config.placeholders import Placeholders, quote_bare_markup
-from detcore.config.values import MAX_DEPTH, Budget, ConfigFileError, LimitError, Table, check_key
+from detcore.config.values import MAX_DEPTH, Budget, ConfigFileError, LimitError, Table, a_kind, check_key
 from detcore.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ def read_markup(source: str, file: str, suffix: str, budget: Budget) -> Table:
         value = Table()
     if not isinstance(value, dict):
         raise ConfigFileError(
-            file, 1, f"a config is a mapping of keys to values, got a {type(value).__name__}"
+            file, 1, f"a config is a mapping of keys to values, got {a_kind(value)}"
         )
     for key in value:
         if not isinstance(key, str):

@@ -11,6 +11,7 @@ from detcore.config.values import (
     LimitError,
     Origin,
     Table,
+    a_kind,
     check_key,
 )
 from detcore.errors import ConfigError
@@ -124,7 +125,7 @@ def _merged_dict(
     if list_keys and isinstance(old, (list, tuple)):
         return merge_into_list(value, old, path)
     reason = (
-        f"{path} is a dict here but a {type(old).__name__} in the base; "
+        f"{path} is a dict here but {a_kind(old)} in the base; "
         f"write {DELETE}=True into the dict to replace the base's value"
     )
     if key in origins:

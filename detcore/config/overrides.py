@@ -6,7 +6,7 @@ from typing import Any
 from detcore.config.document import ConfigDict, closest, config_dict, origins_of, to_config
 from detcore.config.merge import merge
 from detcore.config.references import References
-from detcore.config.values import Budget, LimitError
+from detcore.config.values import Budget, LimitError, a_kind
 from detcore.errors import ConfigError
 
 _QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
@@ -84,8 +84,9 @@ def _check_path(tree: ConfigDict, parts: list[str]) -> None:
             owner = _lookup(tree, parts[: i - 1])
             containers = [key for key, item in owner.items() if isinstance(item, (dict, list))]
             near = closest(parts[i - 1], containers)
-            what = f"{done} is a {type(value).__name__} ({value!r:.40})"
-            raise ConfigError(f"{ORIGIN}: {what}, so {part!r} cannot be set in it{near}")
+            hint = near if "did you mean" in near else ""
+            what = f"{done} is {a_kind(value)} ({value!r:.40})"
+            raise ConfigError(f"{ORIGIN}: {what}, so {part!r} cannot be set in it{hint}")
 
 
 def _lookup(tree: Any, parts: list[str]) -> Mapping[Any, Any]:

@@ -1,4 +1,4 @@
-"""What stands between double braces in a config: ``{{ fileBasename }}``, ``{{_base_.x}}``, ``{{$X:default}}``."""
+"""What stands between double braces: ``{{ fileBasename }}``, ``{{_base_.x}}``, ``{{$NAME:default}}``."""
 
 import ast
 import copy
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detcore.config.document import closest
-from detcore.config.values import Budget, measure
+from detcore.config.values import Budget, a_kind, measure
 from detcore.errors import ConfigError
 
 # {{ fileDirname }}, {{_base_.model.neck}}, {{$HOME:/root}}, and {{'{{'}} for two literal braces.
@@ -94,7 +94,7 @@ class Placeholders:
         value = self._base_value(match["base"])
         if isinstance(value, (dict, list, tuple, set)):
             raise ConfigError(
-                f"{match[0]} is a {type(value).__name__} and cannot stand within a longer string"
+                f"{match[0]} is {a_kind(value)} and cannot stand within a longer string"
             )
         return str(value)
 
@@ -141,7 +141,7 @@ def follow(root: Any, dotted: str, name: str) -> Any:
             value = value[int(part)]
         else:
             size = f" of length {len(value)}" if isinstance(value, (list, tuple)) else ""
-            raise ConfigError(f"{done} is a {type(value).__name__}{size} and has no {part!r}")
+            raise ConfigError(f"{done} is {a_kind(value)}{size} and has no {part!r}")
         done = f"{done}.{part}" if done else part
     return value
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from detcore.config.placeholders import PLACEHOLDER
 from detcore.config.references import REFERENCE
-from detcore.config.values import MAX_DEPTH
+from detcore.config.values import MAX_DEPTH, a_kind
 from detcore.errors import ConfigError
 
 WIDTH = 100
@@ -146,7 +146,7 @@ def foreign(value: Any, path: str) -> Any:
     item = getattr(value, "item", None)  # numpy's scalars
     if item is not None and getattr(value, "ndim", None) == 0:
         return item()
-    raise ConfigError(f"{path}: a {type(value).__name__} cannot be written into a config")
+    raise ConfigError(f"{path}: {a_kind(value)} cannot be written into a config")
 
 
 def escape(text: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from detcore.config.placeholders import copied, follow
-from detcore.config.values import Budget, ConfigFileError, LimitError, Origin, measure
+from detcore.config.values import Budget, ConfigFileError, LimitError, Origin, a_kind, measure
 from detcore.errors import ConfigError
 
 REFERENCE = re.compile(r"(?<!\$)(\$+)\{([A-Za-z_]\w*(?:\.\w+)*)\}")
@@ -76,7 +76,7 @@ class References:
         value = self._lookup(match[2])
         if isinstance(value, (dict, list, tuple, set)):
             raise ConfigError(
-                f"{match[0]} is a {type(value).__name__} and cannot stand within a longer string"
+                f"{match[0]} is {a_kind(value)} and cannot stand within a longer string"
             )
         return str(value)
 

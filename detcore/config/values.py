@@ -117,6 +117,12 @@ def measure(value: Any, budget: Budget) -> None:
             budget.charge(1)
 
 
+def a_kind(value: Any) -> str:
+    """``a list``, ``an int``: what a value is, for messages."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
 def check_key(key: Any, budget: Budget) -> None:
     """Pay for a dict key or a set's member, and refuse what is no plain constant.
 

@@ -140,7 +140,7 @@ def test_the_options_stay_as_they_were(config):
     ("path", "message"),
     [
         ("lr.x", r"lr is a float \(0.1\), so 'x' cannot be set in it"),
-        ("model.backbone.depth.x", r"model\.backbone\.depth is a int"),
+        ("model.backbone.depth.x", r"model\.backbone\.depth is an int"),
         ("pipeline.2.type", r"pipeline has 2 items, so there is no pipeline\.2"),
         ("pipeline.-3", "pipeline has 2 items"),
         ("pipeline.first.type", "pipeline is a list of 2 items, 'first' is no index"),
@@ -168,7 +168,7 @@ def test_options_that_contradict_one_another_are_refused(config):
 
 
 def test_a_dict_over_a_value_is_refused_with_its_path(config):
-    with pytest.raises(ConfigError, match=r"--cfg-options: model\.backbone\.depth is a dict here but a int"):
+    with pytest.raises(ConfigError, match=r"--cfg-options: model\.backbone\.depth is a dict here but an int"):
         config.merge_from_dict({"model.backbone": {"depth": {"x": 1}}})
 
 

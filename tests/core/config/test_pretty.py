@@ -124,7 +124,7 @@ def test_objects_that_code_put_in_are_written_by_name_or_refused(tmp_path):
         "n": 3,
     }
     config.model.bad = [object()]
-    with pytest.raises(ConfigError, match=r"model\.bad\.0: a object cannot be written"):
+    with pytest.raises(ConfigError, match=r"model\.bad\.0: an object cannot be written"):
         config.pretty_text  # noqa: B018
 
 
