@@ -22,12 +22,11 @@ LAYERS: list[set[str]] = [
 ALLOWED_ASIDE = {
     ("plugins", "config"),  # never the other way round
     ("nn", "ops"),  # layers are built over operators
-    ("testing", "testing"),
 }
 # Small modules that sit in a room's layer without being its package.
-SAME_ROOM = {"building": "registry", "components": "registry", "hookspecs": "plugins"}
+SAME_ROOM = {"components": "registry", "hookspecs": "plugins"}
 PLUGIN_PACKAGES = {"det_models", "det_backbones", "det_datasets", "det_mmdet", "det_timm", "det_semi"}
-TORCH_FREE = {"errors", "registry", "building", "components", "hookspecs", "plugins", "config"}
+TORCH_FREE = {"errors", "registry", "components", "hookspecs", "plugins", "config"}
 
 
 def sources(folder: Path) -> list[Path]:
