@@ -3,7 +3,7 @@
     python benchmarks/pipeline.py [--folder ../shared/data/bccd] [--images 64] [--rounds 7]
 
 Both read the same files and boxes: decode, resize to fit (1333, 800), mirror with probability 1/2, a uint8
-tensor (3, H, W) with its boxes at the end. Rounds of both alternate, so that both meet the same machine.
+tensor (3, H, W) with its boxes at the end, whose memory both leave in the order H, W, 3. Rounds of both alternate, so that both meet the same machine.
 """
 from __future__ import annotations
 
@@ -77,6 +77,7 @@ def same_result(ours: dict, theirs: dict) -> None:
     assert all(0 <= a - b <= 1 for a, b in zip(ours["inputs"].shape, theirs["image"].shape, strict=True))
     assert ours["inputs"].dtype == theirs["image"].dtype == torch.uint8
 
+    assert ours["inputs"].stride()[0] == theirs["image"].stride()[0] == 1
     assert len(ours["data_samples"].gt_instances) == len(theirs["boxes"])
 
 

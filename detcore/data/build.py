@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,24 +45,25 @@ class MaskBuilder:
             if encoded is not None:
                 kind = RLE
                 self.encodings += encoded
-        elif segmentation is not None and len(segmentation) > 0:  # type: ignore[arg-type]
-            kind = POLYGONS if self._add_polygons(segmentation) else NO_MASK
-            sound = kind == POLYGONS
+        elif isinstance(segmentation, (list, tuple)):
+            if segmentation:
+                kind = POLYGONS if self._add_polygons(segmentation) else NO_MASK
+                sound = kind == POLYGONS
+        else:
+            sound = segmentation is None
         self.kinds.append(kind)
         self.parts.append(len(self.point_ends) - 1)
         self.encoding_ends.append(len(self.encodings))
         return sound
 
-    def _add_polygons(self, polygons: object) -> bool:
+    def _add_polygons(self, polygons: Sequence[Any]) -> bool:
         added = False
-        if isinstance(polygons, str):
-            return False
-        for polygon in polygons:  # type: ignore[attr-defined]
+        for polygon in polygons:
             try:
                 numbers = array("f", polygon)
             except (TypeError, OverflowError):
                 continue
-            if len(numbers) >= 6 and len(numbers) % 2 == 0 and math.isfinite(math.fsum(numbers[:])):
+            if len(numbers) >= 6 and len(numbers) % 2 == 0 and math.isfinite(sum(numbers)):
                 self.points.extend(numbers)
                 self.point_ends.append(len(self.points))
                 added = True

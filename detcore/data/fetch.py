@@ -8,13 +8,9 @@ from typing import Any
 
 import cv2
 import torch
-from torch import Tensor
-from torch.multiprocessing.reductions import reduce_tensor
 
+from detcore.data.handover import reduce_for_parent
 from detcore.data.seeding import seeded
-
-SMALL = 1 << 16
-"""Tensors up to this many bytes do not get shared memory of their own."""
 
 Request = tuple[int, int]
 """A sample's index and its seed."""
@@ -82,23 +78,11 @@ class WorkerSetup:
         # its workers until it has saved. It ends them itself, if need be by SIGKILL.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        ForkingPickler.register(torch.Tensor, _reduce_tensor)
+        ForkingPickler.register(torch.Tensor, reduce_for_parent)
         torch.set_num_threads(1)
         cv2.setNumThreads(0)
         if self.user_setup is not None:
             self.user_setup(worker)
-
-
-def _reduce_tensor(tensor: Tensor) -> tuple[Any, ...]:
-    """How a tensor goes from a worker to the parent.
-
-    torch passes each one through shared memory of its own, with an open file for it: right for images, but
-    for a dozen boxes that costs more than the boxes. Small ones go along with the message.
-    """
-    if tensor.nbytes > SMALL or tensor.device.type != "cpu" or tensor.dtype == torch.bfloat16:
-        reduced: tuple[Any, ...] = reduce_tensor(tensor)
-        return reduced
-    return torch.from_numpy, (tensor.detach().numpy(),)
 
 
 def keep_batch(batch: Batch) -> Batch:

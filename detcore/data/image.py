@@ -71,7 +71,8 @@ def read_image(
         BadImageError: The file is missing, empty, no image, cut off, broken or too large.
     """
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb", buffering=0) as file:
+            data = file.read()
     except OSError as error:
         raise BadImageError(
             f"cannot read the image {path}: {error.strerror}", str(path), "image-missing"

@@ -26,7 +26,7 @@ def _plain(value: Any, where: str) -> Any:
         return {TUPLE: [_plain(item, where) for item in value]}
     if isinstance(value, list):
         return [_plain(item, where) for item in value]
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+    if isinstance(value, dict) and all(isinstance(key, str) and key not in (TUPLE, ARRAY) for key in value):
         return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
     raise DataError(
         f"{where}: a {type(value).__name__} cannot be kept with the annotations; use numbers, strings, "

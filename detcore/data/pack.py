@@ -19,7 +19,7 @@ META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "fl
 class PackDetInputs(BaseTransform):
     """Pack a sample into ``inputs`` and ``data_samples``.
 
-    ``inputs`` is Tensor[C, H, W], BGR, in the image's dtype; its memory is laid out H, W, C (channels last).
+    ``inputs`` is Tensor[C, H, W], BGR, in the image's dtype, and shares the image's memory.
 
     The `DetDataSample` holds ``gt_instances`` (``bboxes`` Tensor[N, 4] xyxy, ``labels`` Tensor[N],
     ``masks``), ``ignored_instances`` (those with an ignore flag), ``proposals``, ``gt_sem_seg``, and the meta
@@ -87,8 +87,8 @@ class PackDetInputs(BaseTransform):
 def image_tensor(img: np.ndarray) -> Tensor:
     """Tensor[C, H, W] that looks at an image (H, W[, C]) without copying it.
 
-    Its memory stays in the order H, W, C: transposing costs as much as resizing, and the batch that
-    the preprocessor fills is a copy anyway.
+    Its memory stays in the order H, W, C: whoever takes the image next copies it anyway (the way from a
+    loader's worker, which puts it in order C, H, W; or the batch).
     """
     if img.ndim < 3:
         img = img[..., None]

@@ -34,8 +34,9 @@ def fitted_size(size: tuple[int, int], scale: float | tuple[float, float]) -> tu
 
 def clip_boxes(boxes: np.ndarray, img_shape: tuple[int, int]) -> np.ndarray:
     """Clip boxes (float32 (N, 4), xyxy) in place to an image of (h, w) pixels."""
-    np.clip(boxes[:, 0::2], 0, img_shape[1], out=boxes[:, 0::2])
-    np.clip(boxes[:, 1::2], 0, img_shape[0], out=boxes[:, 1::2])
+    height, width = img_shape
+    np.maximum(boxes, 0, out=boxes)
+    np.minimum(boxes, np.array((width, height, width, height), boxes.dtype), out=boxes)
     return boxes
 
 

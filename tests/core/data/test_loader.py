@@ -55,6 +55,11 @@ def test_the_number_of_workers_does_not_change_any_batch(make):
     assert alone[0] != alone[1]
 
 
+def test_images_from_workers_are_contiguous(make):
+    for batch in make(num_workers=1):
+        assert all(image.is_contiguous() for image in batch["inputs"])
+
+
 def test_another_seed_changes_order_and_augmentation(make):
     assert epochs(make(), 1) != epochs(make(seed=6), 1)
 

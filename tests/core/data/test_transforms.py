@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from detcore.data.handover import SMALL, _shared_planes, reduce_for_parent
 from detcore.data.pack import PackDetInputs
 from detcore.data.transforms import (
     Compose,
@@ -353,6 +354,20 @@ def test_packing_a_view_or_a_grey_image_gives_sound_tensors():
         assert (inputs.numpy() == np.atleast_3d(view).transpose(2, 0, 1)).all()
     img.flags.writeable = False
     assert (PackDetInputs()({"img": img})["inputs"].numpy() == img.transpose(2, 0, 1)).all()
+
+
+@pytest.mark.parametrize("shape", [(300, 400, 3), (300, 400, 1), (300, 400, 4), (5, 4, 3)])
+def test_every_kind_of_image_survives_the_way_to_the_parent(shape):
+    image = torch.from_numpy(np.random.randint(0, 256, shape).astype(np.uint8)).permute(2, 0, 1)
+    for view in (image, image[:, 5:-7, 3:-1] if shape[0] > 9 else image[:, :2]):
+        if view.nbytes > SMALL:
+            planes = _shared_planes(view)
+            assert planes.is_shared()
+            assert planes.is_contiguous()
+            assert (planes == view).all()
+        else:
+            rebuild, arguments = reduce_for_parent(view)
+            assert (rebuild(*arguments) == view).all()
 
 
 def test_pipelines_stop_where_a_transform_refuses_the_sample():
