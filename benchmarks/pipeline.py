@@ -2,8 +2,9 @@
 
     python benchmarks/pipeline.py [--folder ../shared/data/bccd] [--images 64] [--rounds 7]
 
-Both read the same files and boxes: decode, resize to fit (1333, 800), mirror with probability 1/2, a uint8
-tensor (3, H, W) with its boxes at the end, whose memory both leave in the order H, W, 3. Rounds of both alternate, so that both meet the same machine.
+Both read the same files and boxes: decode, resize to fit (1333, 800), mirror with probability 1/2, and end
+with a uint8 tensor (3, H, W), whose memory both leave in the order H, W, 3, and its boxes. Rounds of both
+alternate, so that both meet the same machine.
 """
 from __future__ import annotations
 
