@@ -1,7 +1,7 @@
 """What heads that predict at every cell of every feature map share."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -346,7 +346,7 @@ class DenseHead(BaseModule):
         shapes = [shape[:2] for shape in _each(batch_img_metas, "img_shape")]
         boxes = self.bbox_coder.decode(best.priors, best.bbox_preds, max_shape=shapes)
         if rescale:
-            boxes = rescale_boxes(boxes, _each(batch_img_metas, "scale_factor"))
+            boxes = rescale_boxes(boxes, _each(map(_with_scale_factor, batch_img_metas), "scale_factor"))
         worth = best.scores > cfg.score_thr
         if cfg.min_bbox_size >= 0:
             worth &= (boxes[..., 2:] - boxes[..., :2] > cfg.min_bbox_size).all(-1)
@@ -360,13 +360,21 @@ class DenseHead(BaseModule):
         return results
 
 
-def _each(batch_img_metas: Sequence[MetaInfo], name: str) -> list[Any]:
+def _with_scale_factor(meta: MetaInfo) -> MetaInfo:
+    """A pipeline without a resize writes no factor; the image has its own size then."""
+    if "scale_factor" in meta or "ori_shape" not in meta or meta["ori_shape"] != meta.get("img_shape"):
+        return meta
+    return {**meta, "scale_factor": (1.0, 1.0)}
+
+
+def _each(batch_img_metas: Iterable[MetaInfo], name: str) -> list[Any]:
     """One metainfo field of every image."""
-    for number, meta in enumerate(batch_img_metas):
+    metas = list(batch_img_metas)
+    for number, meta in enumerate(metas):
         if name not in meta:
             raise ValueError(
                 f"sample {number} ({meta.get('img_path') or 'no img_path'}) has no {name} in its metainfo, "
                 f"which the head needs; PackDetInputs(meta_keys=...) should keep it. It has "
                 f"{', '.join(sorted(meta)) or 'none'}"
             )
-    return [meta[name] for meta in batch_img_metas]
+    return [meta[name] for meta in metas]

@@ -383,8 +383,20 @@ def test_metainfo_that_is_missing_is_named(small_retinanet, images, samples):
     model = small_retinanet().eval()
     for name in ("scale_factor", "img_shape"):
         metas = {key: value for key, value in samples[1].metainfo.items() if key != name}
+        metas["ori_shape"] = (32, 48)
         with torch.no_grad(), pytest.raises(ValueError, match=rf"sample 1 \(a\.jpg\) has no {name}"):
             model(images, [samples[0], DetDataSample(metainfo=metas)], mode="predict")
+
+
+def test_an_image_that_was_never_resized_needs_no_scale_factor(small_retinanet, images, samples):
+    model = small_retinanet().eval()
+    metas = {key: value for key, value in samples[0].metainfo.items() if key != "scale_factor"}
+    metas["ori_shape"] = metas["img_shape"]
+    bare = DetDataSample(metainfo=metas)
+    with torch.no_grad():
+        with_factor = model(images[:1], samples[:1], mode="predict")[0].pred_instances
+        without = model(images[:1], [bare], mode="predict")[0].pred_instances
+    assert torch.equal(with_factor.bboxes, without.bboxes)
 
 
 def test_nothing_above_the_threshold_gives_empty_predictions(small_retinanet, images, samples):
