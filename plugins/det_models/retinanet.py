@@ -5,12 +5,13 @@ anchors: three shapes (1:2, 1:1, 2:1) in three sizes (4 times the stride, times 
 small networks that do not share weights, but share theirs over all levels, predict for each anchor K
 independent class probabilities and four box offsets (section 4, figure 3).
 
-Training: an anchor answers for the object that it overlaps by at least 0.5 (and for one that overlaps no other
-anchor more), is background below 0.4, and is left out in between. All anchors enter the classification loss,
-a sum over hundreds of thousands of easy backgrounds, which is why it is the focal loss, eq. 5: ``FL(p_t) =
--alpha_t (1 - p_t)^gamma log(p_t)``. Anchors with an object enter the box loss. Both sums are divided by the
-number of anchors with an object. The last layer's bias starts so that every class has the probability pi =
-0.01 (section 3.3), otherwise the backgrounds would drown all else in the first steps.
+Training: an anchor answers for the object that it overlaps by at least 0.5 (and for one that overlaps no
+other anchor more), is background below 0.4, and is left out in between. All anchors enter the
+classification loss, a sum over hundreds of thousands of easy backgrounds, which is why it is the focal
+loss, eq. 5: ``FL(p_t) = -alpha_t (1 - p_t)^gamma log(p_t)``. Anchors with an object enter the box loss.
+Both sums are divided by the number of anchors with an object. The last layer's bias starts so that every
+class has the probability pi = 0.01 (section 3.3), otherwise the backgrounds would drown all else in the
+first steps.
 """
 from collections.abc import Sequence
 from typing import Annotated
