@@ -87,7 +87,7 @@ class Evaluator(Expressions):
 
     def expression(self, node: ast.expr) -> Any:
         """The value of one expression, every failure as a ``ConfigFileError``."""
-        return self._guarded(node, lambda: self.eval(node))
+        return self._guarded(node, lambda: self.value_of(node))
 
     def module(self, tree: ast.Module) -> Table:
         """Evaluate a whole file: its variables, without Python's own names and ``_base_``.
@@ -132,13 +132,13 @@ class Evaluator(Expressions):
             raise self.error(node, describe(error)) from error
 
     def _assign(self, node: ast.Assign) -> None:
-        value = self.eval(node.value)
+        value = self.value_of(node.value)
         for target in node.targets:
             self.bind(target, value)
 
     def _annotated(self, node: ast.AnnAssign) -> None:
         if node.value is not None:
-            self.bind(node.target, self.eval(node.value))
+            self.bind(node.target, self.value_of(node.value))
 
     def bind(self, target: ast.expr, value: Any) -> None:
         """Give a value to a name, to several by unpacking, to an item or to a key written as attribute."""
@@ -170,7 +170,7 @@ class Evaluator(Expressions):
 
     def _place(self, target: ast.Subscript | ast.Attribute) -> tuple[Any, Any]:
         """The dict or list that a target writes to, and the key in it."""
-        owner = self.eval(target.value)
+        owner = self.value_of(target.value)
         if isinstance(target, ast.Attribute):
             if target.attr.startswith("_"):
                 raise ConfigError(
@@ -185,7 +185,7 @@ class Evaluator(Expressions):
             if isinstance(owner, dict):
                 raise ConfigError("a dict has no slices")
             return owner, self.slice(target.slice)
-        key = self.eval(target.slice)
+        key = self.value_of(target.slice)
         return owner, hashable(key, self.budget) if isinstance(owner, dict) else key
 
     def _augmented(self, node: ast.AugAssign) -> None:
@@ -193,11 +193,11 @@ class Evaluator(Expressions):
         owner: Any = None
         key: Any = None
         if isinstance(target, ast.Name):
-            old = self.eval(ast.copy_location(ast.Name(target.id, ast.Load()), target))
+            old = self.value_of(ast.copy_location(ast.Name(target.id, ast.Load()), target))
         else:
             owner, key = self._place(target)
             old = owner[key]
-        value = self.eval(node.value)
+        value = self.value_of(node.value)
         if isinstance(node.op, ast.Add) and isinstance(old, list):
             self.changed = True
             old.extend(items_of(value, self.budget))
@@ -231,14 +231,14 @@ class Evaluator(Expressions):
         if isinstance(node.value, ast.Call):
             self.changed = True  # update, append, pop, ...
         if not isinstance(node.value, ast.Constant):  # a docstring is nothing
-            self.eval(node.value)
+            self.value_of(node.value)
 
     def _if(self, node: ast.If) -> None:
-        for statement in node.body if self.eval(node.test) else node.orelse:
+        for statement in node.body if self.value_of(node.test) else node.orelse:
             self.statement(statement)
 
     def _for(self, node: ast.For) -> None:
-        for item in items_of(self.eval(node.iter), self.budget):
+        for item in items_of(self.value_of(node.iter), self.budget):
             self.bind(node.target, item)
             try:
                 for statement in node.body:

@@ -40,7 +40,7 @@ class Expressions:
         self.placeholders = placeholders
         self.budget = budget
 
-    def eval(self, node: ast.expr) -> Any:
+    def value_of(self, node: ast.expr) -> Any:
         """The value of an expression.
 
         Raises:
@@ -90,7 +90,7 @@ class Expressions:
 
     def _attribute(self, node: ast.Attribute) -> Any:
         name = node.attr
-        value = self.eval(node.value)
+        value = self.value_of(node.value)
         if name.startswith("_"):
             raise ConfigError(f"attributes that start with an underscore are not allowed (.{name})")
         if not isinstance(value, dict):
@@ -100,13 +100,13 @@ class Expressions:
         return value[name]
 
     def _subscript(self, node: ast.Subscript) -> Any:
-        value = self.eval(node.value)
+        value = self.value_of(node.value)
         if isinstance(node.slice, ast.Slice):
             if not isinstance(value, (str, list, tuple, range)):
                 raise ConfigError(f"{a_kind(value)} cannot be sliced")
             self.budget.charge(len(value))
             return value[self.slice(node.slice)]
-        key = self.eval(node.slice)
+        key = self.value_of(node.slice)
         if isinstance(value, dict):
             if hashable(key, self.budget) not in value:
                 raise ConfigError(f"no key {key!r}{closest(key, value)}")
@@ -117,7 +117,7 @@ class Expressions:
     def slice(self, node: ast.Slice) -> "slice[Any, Any, Any]":
         """The slice object of ``[a:b:c]``."""
         parts = (node.lower, node.upper, node.step)
-        return slice(*(None if part is None else self.eval(part) for part in parts))
+        return slice(*(None if part is None else self.value_of(part) for part in parts))
 
     # ---- containers
 
@@ -127,9 +127,9 @@ class Expressions:
         values: list[Any] = []
         for node in nodes:
             if type(node) is ast.Starred:
-                values.extend(items_of(self.eval(node.value), self.budget))
+                values.extend(items_of(self.value_of(node.value), self.budget))
             else:
-                values.append(self.eval(node))
+                values.append(self.value_of(node))
         return values
 
     def _list(self, node: ast.List) -> list[Any]:
@@ -151,11 +151,11 @@ class Expressions:
         table = Table()
         self.budget.charge(len(node.keys))
         for key_node, value_node in zip(node.keys, node.values, strict=True):
-            value = self.eval(value_node)
+            value = self.value_of(value_node)
             if key_node is None:
                 update(table, self.mapping(value), self.budget)
                 continue
-            key = hashable(self.eval(key_node), self.budget)
+            key = hashable(self.value_of(key_node), self.budget)
             table[key] = value
             table.lines[key] = (self.file, key_node.lineno)
         return table
@@ -170,20 +170,20 @@ class Expressions:
 
     def _list_comprehension(self, node: ast.ListComp | ast.GeneratorExp) -> list[Any]:
         values: list[Any] = []
-        self.loop(node.generators, lambda: values.append(self.eval(node.elt)))
+        self.loop(node.generators, lambda: values.append(self.value_of(node.elt)))
         return values
 
     def _set_comprehension(self, node: ast.SetComp) -> set[Any]:
         values: set[Any] = set()
-        self.loop(node.generators, lambda: values.add(hashable(self.eval(node.elt), self.budget)))
+        self.loop(node.generators, lambda: values.add(hashable(self.value_of(node.elt), self.budget)))
         return values
 
     def _dict_comprehension(self, node: ast.DictComp) -> Table:
         table = Table()
 
         def add() -> None:
-            key = hashable(self.eval(node.key), self.budget)
-            table[key] = self.eval(node.value)
+            key = hashable(self.value_of(node.key), self.budget)
+            table[key] = self.value_of(node.value)
             table.lines[key] = (self.file, node.key.lineno)
 
         self.loop(node.generators, add)
@@ -206,9 +206,9 @@ class Expressions:
         clause = generators[level]
         if clause.is_async:
             raise ConfigError("async is not allowed in a config")
-        for item in items_of(self.eval(clause.iter), self.budget):
+        for item in items_of(self.value_of(clause.iter), self.budget):
             self.bind(clause.target, item)
-            if all(self.eval(condition) for condition in clause.ifs):
+            if all(self.value_of(condition) for condition in clause.ifs):
                 self._round(generators, level + 1, body)
 
     def bind(self, target: ast.expr, value: Any) -> None:
@@ -249,25 +249,25 @@ class Expressions:
         operate = BINARY.get(type(node.op))
         if operate is None:
             raise refused(self.file, node.op, node)
-        return operate(self.eval(node.left), self.eval(node.right), self.budget)
+        return operate(self.value_of(node.left), self.value_of(node.right), self.budget)
 
     def _unary(self, node: ast.UnaryOp) -> Any:
-        return UNARY[type(node.op)](self.eval(node.operand))
+        return UNARY[type(node.op)](self.value_of(node.operand))
 
     def _boolean(self, node: ast.BoolOp) -> Any:
         stop = isinstance(node.op, ast.Or)
         value = None
         for part in node.values:
-            value = self.eval(part)
+            value = self.value_of(part)
             if bool(value) is stop:
                 break
         return value
 
     def _compare(self, node: ast.Compare) -> Any:
-        left = self.eval(node.left)
+        left = self.value_of(node.left)
         result: Any = True
         for kind, comparator in zip(node.ops, node.comparators, strict=True):
-            right = self.eval(comparator)
+            right = self.value_of(comparator)
             result = compare(type(kind), left, right, self.budget)
             if not result:
                 break
@@ -275,7 +275,7 @@ class Expressions:
         return result
 
     def _conditional(self, node: ast.IfExp) -> Any:
-        return self.eval(node.body if self.eval(node.test) else node.orelse)
+        return self.value_of(node.body if self.value_of(node.test) else node.orelse)
 
     def _joined(self, node: ast.JoinedStr) -> str:
         parts: list[str] = []
@@ -288,9 +288,9 @@ class Expressions:
         return "".join(parts)
 
     def _formatted(self, node: ast.FormattedValue) -> str:
-        spec = "" if node.format_spec is None else str(self.eval(node.format_spec))
+        spec = "" if node.format_spec is None else str(self.value_of(node.format_spec))
         conversion = None if node.conversion == -1 else chr(node.conversion)
-        value = converted(self.eval(node.value), conversion, self.budget)
+        value = converted(self.value_of(node.value), conversion, self.budget)
         return format_value(value, spec, self.budget)
 
     # ---- calls
@@ -315,7 +315,7 @@ class Expressions:
     def _method(self, node: ast.Call, called: ast.Attribute) -> Any:
         if called.attr.startswith("_"):
             raise ConfigError(f"attributes that start with an underscore are not allowed (.{called.attr})")
-        target = self.eval(called.value)
+        target = self.value_of(called.value)
         function: Function | None = method_of(target, called.attr)
         if function is None:
             kind = "dict" if isinstance(target, dict) else type(target).__name__
@@ -333,7 +333,7 @@ class Expressions:
         table = Table()
         self.budget.charge(len(nodes))
         for node in nodes:
-            value = self.eval(node.value)
+            value = self.value_of(node.value)
             new: Mapping[Any, Any] = {node.arg: value} if node.arg is not None else self.mapping(value)
             for key in new:
                 if key in table:
@@ -354,7 +354,7 @@ class Expressions:
         if type(first) is not ast.Name or first.id not in MAPPABLE or len(node.args) != 2 or node.keywords:
             raise ConfigError(f"map takes one of {', '.join(sorted(MAPPABLE))} and one value to loop over")
         function = FUNCTIONS[first.id]
-        values = items_of(self.eval(node.args[1]), self.budget)
+        values = items_of(self.value_of(node.args[1]), self.budget)
         self.budget.charge(len(values))
         return [function(self.budget, value) for value in values]
 

@@ -57,7 +57,11 @@ def _read_yaml(source: str, file: str, budget: Budget) -> Any:
         loader_class = safe_loader(file, budget)
         _check_events(source, loader_class, budget)
         # A subclass of yaml's SafeLoader: plain data only, tags that name Python objects are refused.
-        return yaml.load(source, Loader=loader_class)  # noqa: S506
+        loader = loader_class(source)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise ConfigFileError(
