@@ -80,7 +80,8 @@ def missing(path: Path, shown: str) -> ConfigError:
     if not folder.is_dir():
         return ConfigError(f"{shown} is not there: no folder {folder}")
     names = [entry.name for entry in os.scandir(folder) if entry.name.endswith(SUFFIXES)]
-    return ConfigError(f"{shown} is not there (looked at {path}){closest(path.name, names)}")
+    hint = closest(path.name, names) if names else ""
+    return ConfigError(f"{shown} is not there (looked at {path}){hint}")
 
 
 def project_of(path: Path) -> Path:
