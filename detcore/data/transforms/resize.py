@@ -175,6 +175,9 @@ class RandomResize(_DrawnResize):
         height = np.random.randint(min(h1, h2), max(h1, h2) + 1)
         return int(width), int(height)
 
+    def __repr__(self) -> str:
+        return f"RandomResize(scale={self.scales}, ratio_range={self.ratio_range})"
+
 
 class RandomChoiceResize(_DrawnResize):
     """Resize to one of several scales; sets ``scale_idx``.
@@ -221,6 +224,9 @@ class RandomChoiceResize(_DrawnResize):
         if resized is not None:
             resized["scale_idx"] = self._index
         return resized
+
+    def __repr__(self) -> str:
+        return f"RandomChoiceResize(scales={self.scales})"
 
 
 def as_scale(value: Any) -> Scale:
