@@ -261,10 +261,13 @@ def test_retinanet_killed_at_thirty_random_moments_ends_as_the_one_that_was_not(
         "checkpoint": {"by_epoch": False, "interval": 7, "max_keep_ckpts": 2},
         "logger": {"interval": 1},
     }
-    whole = retinanet("whole", **sixty, default_hooks=saving)
-    begin = time.monotonic()
-    assert detcore("run", whole, limit=300) == 0, detcore.output
-    duration = time.monotonic() - begin
+    durations = []
+    for name in ("cold", "whole"):  # the first run warms the caches and would put the kills too late
+        whole = retinanet(name, **sixty, default_hooks=saving)
+        begin = time.monotonic()
+        assert detcore("run", whole, limit=300) == 0, detcore.output
+        durations.append(time.monotonic() - begin)
+    duration = min(durations)
     rng = random.Random(3)
     killed = 0
     for number in range(30):
