@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from detcore.plugins.checkpoints import CheckpointTable
     from detcore.plugins.commands import CommandTable
     from detcore.registry.scopes import ComponentTable
 
@@ -30,6 +31,11 @@ def detcore_components(components: "ComponentTable") -> None:
 @hookspec
 def detcore_commands(commands: "CommandTable") -> None:
     """Name subcommands of ``detcore``: ``commands.add("serve", "my_package.cli:serve", "Serve a model")``."""
+
+
+@hookspec
+def detcore_checkpoints(checkpoints: "CheckpointTable") -> None:
+    """Name what is known of foreign weight files: ``checkpoints.scheme("hub", "my_hub.names:addresses")``."""
 
 
 @hookspec

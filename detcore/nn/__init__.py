@@ -1,4 +1,4 @@
-"""What networks are made of: modules that initialise themselves, convolution blocks, loading of weights."""
+"""What networks are made of: modules that initialise themselves, and convolution blocks."""
 
 from detcore.nn.activations import HSigmoid, Swish
 from detcore.nn.base_module import BaseModule, ModuleDict, ModuleList, Sequential
@@ -25,8 +25,6 @@ from detcore.nn.init import (
     xavier_init,
 )
 from detcore.nn.initializers import initialize
-from detcore.nn.load_into import LoadReport, load_into_module
-from detcore.nn.weights import load_state, register_scheme
 
 __all__ = [
     "BaseModule",
@@ -34,7 +32,6 @@ __all__ = [
     "DepthwiseSeparableConvModule",
     "DropPath",
     "HSigmoid",
-    "LoadReport",
     "ModuleDict",
     "ModuleList",
     "Sequential",
@@ -51,10 +48,7 @@ __all__ = [
     "initialize",
     "is_norm",
     "kaiming_init",
-    "load_into_module",
-    "load_state",
     "normal_init",
-    "register_scheme",
     "trunc_normal_init",
     "uniform_init",
     "xavier_init",

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from detcore.errors import ConfigError
 from detcore.nn import init
-from detcore.nn.load_into import load_into_module
-from detcore.nn.weights import load_state, strip_prefix
 from detcore.registry import WEIGHT_INITIALIZERS
+from detcore.weights.load_into import load_into_module
+from detcore.weights.reading import load_state, strip_prefix
 
 logger = logging.getLogger(__name__)
 

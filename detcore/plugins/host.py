@@ -15,6 +15,7 @@ import pluggy
 
 from detcore import __version__, hookspecs
 from detcore.errors import PluginError
+from detcore.plugins.checkpoints import CheckpointTable
 from detcore.plugins.commands import CommandTable
 from detcore.plugins.discovery import (
     ENVIRONMENT,
@@ -47,6 +48,7 @@ class PluginRecord:
         error: The exception behind a failure, with its traceback.
         table: Its components, once loaded.
         commands: Its commands, once loaded.
+        checkpoints: What it knows of foreign weight files, once loaded.
         observers: ``(hook, function, argument names)``.
         api: The plugin API version that it states.
         milliseconds: How long loading took.
@@ -59,6 +61,7 @@ class PluginRecord:
     error: BaseException | None = None
     table: ComponentTable | None = None
     commands: CommandTable | None = None
+    checkpoints: CheckpointTable | None = None
     observers: list[tuple[str, Callable[..., Any], tuple[str, ...]]] = field(default_factory=list)
     api: int | None = None
     milliseconds: float = 0.0
@@ -223,6 +226,10 @@ class PluginHost:
                 found.setdefault(name, []).append((reference, table.helps[name] if table else ""))
         return found
 
+    def checkpoints(self) -> list[CheckpointTable]:
+        """What every installed and allowed plugin knows of foreign weight files; loads those plugins."""
+        return [record.checkpoints for record in self.load_all() if record.checkpoints is not None]
+
     def _core_table(self) -> ComponentTable:
         with self._lock:
             if self._core is None:
@@ -278,10 +285,13 @@ class _Loader:
         manager.register(module, name=claim.scope)
         manager.check_pending()  # hooks that do not exist
         table, commands = ComponentTable(claim.scope, claim.owner), CommandTable(claim.scope, claim.owner)
+        checkpoints = CheckpointTable(claim.scope, claim.owner)
         observers = _observers(manager)
         manager.hook.detcore_components(components=table)
         manager.hook.detcore_commands(commands=commands)
+        manager.hook.detcore_checkpoints(checkpoints=checkpoints)
         record.table, record.commands, record.observers = table, commands, observers
+        record.checkpoints = checkpoints
 
     def _claim(self) -> Claim:
         claims = self.record.claims
@@ -320,7 +330,7 @@ def _shared_parents(module: str, plugin: str) -> int:
 
 def _refuse_unmarked(module: types.ModuleType) -> None:
     """A hook without ``@hookimpl`` would be passed over in silence."""
-    for name in ("detcore_components", "detcore_commands"):
+    for name in ("detcore_components", "detcore_commands", "detcore_checkpoints"):
         function = getattr(module, name, None)
         if function is not None and not hasattr(function, "detcore_impl"):
             raise PluginError(f"{module.__name__}.{name} lacks @hookimpl")

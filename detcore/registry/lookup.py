@@ -5,7 +5,7 @@ from typing import Any
 
 from detcore.errors import PluginError, RegistryError
 from detcore.registry.core import REGISTRIES, USER, Registration, Registry
-from detcore.registry.scopes import STANDARD_SCOPES, ComponentTable, Reference, source
+from detcore.registry.scopes import STANDARD_SCOPES, Absence, ComponentTable, Reference, source
 
 Component = Callable[..., Any]
 
@@ -16,15 +16,17 @@ class NameNotFoundError(RegistryError):
     Attributes:
         message: What was looked for, and where.
         suggestion: Close names and what to install; may be empty.
+        absence: What a plugin knows of the name all the same.
     """
 
-    def __init__(self, message: str, suggestion: str) -> None:
+    def __init__(self, message: str, suggestion: str, absence: Absence | None = None) -> None:
         super().__init__(f"{message}\n  {suggestion}" if suggestion else message)
         self.message = message
         self.suggestion = suggestion
+        self.absence = absence
 
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.message, self.suggestion)
+    def __reduce__(self) -> tuple[type, tuple[str, str, Absence | None]]:
+        return type(self), (self.message, self.suggestion, self.absence)
 
 
 def find(registry: Registry, name: Any, default_scope: str | None) -> Component:
@@ -38,11 +40,21 @@ def find(registry: Registry, name: Any, default_scope: str | None) -> Component:
         raise RegistryError(f"{registry.name}: `type` must be a name or a class, got {name!r}")
     scope, dot, bare = name.partition(".")
     if dot:
-        found = _in_scope(registry, source().table(scope), bare) if scope in source().scopes() else None
+        found = _named(registry, source().table(scope), bare) if scope in source().scopes() else None
         if found is None:
             raise _not_found(registry, name, [scope])
         return found
     return _plain(registry, name, default_scope)
+
+
+def _named(registry: Registry, table: ComponentTable, name: str) -> Component | None:
+    """What ``'scope.Name'`` means."""
+    found = _in_scope(registry, table, name)
+    users = registry.registered(USER, name)
+    # A package that we stand in for had one registry for its own names and for its users' modules.
+    if table.stands_in and users is not None and (found is None or users.forced):
+        return users.component
+    return found
 
 
 def standard_reference(registry: Registry, name: str) -> Reference | None:
@@ -104,6 +116,9 @@ def _in_scope(registry: Registry, table: ComponentTable, name: str) -> Component
             )
     if registration is not None:
         return registration.component
+    meant = table.alias_of(registry.name, name)
+    if meant is not None:
+        return _aliased(registry, meant)
     for resolver in table.resolvers(registry.name):
         try:
             made = resolver.resolve.load()(name)
@@ -112,6 +127,28 @@ def _in_scope(registry: Registry, table: ComponentTable, name: str) -> Component
             raise
         if made is not None:
             return made
+    return None
+
+
+def _aliased(registry: Registry, meant: str) -> Component | None:
+    scope, dot, bare = meant.partition(".")
+    for each in [scope] if dot else STANDARD_SCOPES:
+        table = source().try_table(each)
+        found = None if table is None else _in_scope(registry, table, bare if dot else meant)
+        if found is not None:
+            return found
+    return None
+
+
+def _absence(registry: Registry, name: str, scopes: list[str]) -> Absence | None:
+    """What a scope says of a name that is not there: one that was searched, or for a plain name any other."""
+    bare = name.rpartition(".")[2]
+    others = [] if "." in name else [scope for scope in source().scopes() if scope not in scopes]
+    for scope in (*scopes, *others):
+        table = source().try_table(scope)
+        absence = None if table is None else table.absence(registry.name, bare)
+        if absence is not None:
+            return absence
     return None
 
 
@@ -125,6 +162,10 @@ def _not_found(registry: Registry, name: str, scopes: list[str]) -> NameNotFound
         except PluginError as error:
             states.append(f"{scope} ({source().describe(scope)})")
             broken = broken or (error if error.__cause__ is not None else None)
+    absence = _absence(registry, name, scopes)
+    if absence is not None:
+        message = f"there is no {name!r} in {registry.name.upper()}: {absence.reason}"
+        return NameNotFoundError(message, "", absence)
     hints = [_close_names(registry, name), _other_registries(registry, name), source().provider(name)]
     if "." in name and source().describe(scopes[0]) == "not installed":
         hints.append("a name with a dot means 'scope.Name', never an import path")

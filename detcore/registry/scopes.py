@@ -5,7 +5,7 @@ connects them here, so that the registry stays usable without a host (in tests, 
 """
 import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -62,6 +62,20 @@ class Resolver:
     names: Reference | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """A name that a user may expect and that nobody has.
+
+    Attributes:
+        reason: Why, as a sentence without full stop.
+        takes: The arguments that it is known to take, so that a config can be checked all the same; None
+            where they are not known.
+    """
+
+    reason: str
+    takes: tuple[str, ...] | None = None
+
+
 @dataclass(slots=True)
 class ComponentTable:
     """The names of one scope; this is what a plugin's ``detcore_components`` hook fills.
@@ -77,6 +91,8 @@ class ComponentTable:
     overrides: list[tuple[str, str, str, str]] = field(default_factory=list)
     _references: dict[str, dict[str, Reference]] = field(default_factory=dict)
     _resolvers: dict[str, list[Resolver]] = field(default_factory=dict)
+    _aliases: dict[str, dict[str, str]] = field(default_factory=dict)
+    _absent: dict[str, dict[str, Absence]] = field(default_factory=dict)
 
     def add(self, registry: str, name: str, target: str, *, override: bool = False) -> None:
         """Name one component.
@@ -126,6 +142,45 @@ class ComponentTable:
         made = Resolver(Reference(target, self.scope, self.owner), listing)
         self._resolvers.setdefault(registry, []).append(made)
 
+    def alias(self, registry: str, name: str, meant: str | None = None) -> None:
+        """Have a name of this scope mean what another scope holds: for packages that we stand in for.
+
+        It needs no import and no list of what is installed. While nobody has the other name, this one is
+        unknown, and the error says why: see :meth:`absent`.
+
+        Args:
+            registry: Name of the registry.
+            name: What a config writes, without the scope.
+            meant: ``'scope.Name'``, or a plain name of the standard scopes; by default ``name`` itself.
+        """
+        self._check_registry(registry)
+        self._aliases.setdefault(registry, {})[name] = meant or name
+
+    def absent(self, registry: str, name: str, reason: str, *, takes: Iterable[str] | None = None) -> None:
+        """Say why a name is unknown that a user may expect here; it counts only while nobody has the name.
+
+        Args:
+            registry: Name of the registry.
+            name: What a config writes, without the scope.
+            reason: A sentence without full stop: ``"trackers are not part of detcore"``.
+            takes: The arguments that it is known to take.
+        """
+        self._check_registry(registry)
+        self._absent.setdefault(registry, {})[name] = Absence(reason, None if takes is None else tuple(takes))
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether this scope names what others hold, as scopes of packages that we stand in for do."""
+        return bool(self._aliases)
+
+    def alias_of(self, registry: str, name: str) -> str | None:
+        """What a name of this scope means elsewhere."""
+        return self._aliases.get(registry, {}).get(name)
+
+    def absence(self, registry: str, name: str) -> Absence | None:
+        """What is known of a name that is not there."""
+        return self._absent.get(registry, {}).get(name)
+
     def get(self, registry: str, name: str) -> Reference | None:
         """The reference of a name, without importing it."""
         return self._references.get(registry, {}).get(name)
@@ -151,11 +206,14 @@ class ComponentTable:
         return f"scope {self.scope!r} ({self.owner})"
 
     def _check(self, registry: str, target: str) -> None:
+        self._check_registry(registry)
+        if not isinstance(target, str) or not _TARGET.fullmatch(target):
+            raise PluginError(f"{self._label()}: {target!r} is not of the form 'package.module:attribute'")
+
+    def _check_registry(self, registry: str) -> None:
         if registry not in REGISTRY_NAMES:
             known = ", ".join(sorted(REGISTRY_NAMES))
             raise PluginError(f"{self._label()}: there is no registry {registry!r}; known: {known}")
-        if not isinstance(target, str) or not _TARGET.fullmatch(target):
-            raise PluginError(f"{self._label()}: {target!r} is not of the form 'package.module:attribute'")
 
 
 class ScopeSource(Protocol):

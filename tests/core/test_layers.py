@@ -13,6 +13,7 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"structures", "registry"},
     {"config", "plugins"},
+    {"weights"},
     {"nn", "ops", "data", "evaluation", "visualization"},
     {"engine"},
     {"apis"},

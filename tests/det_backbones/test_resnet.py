@@ -187,7 +187,7 @@ def published(tmp_path, monkeypatch):
 ])
 def test_torchvisions_weights_load_whole_and_quietly(published, caplog, way):
     net = MODELS.build({"type": "ResNet", "depth": 18, **way})
-    with caplog.at_level(logging.INFO, "detcore.nn.load_into"):
+    with caplog.at_level(logging.INFO, "detcore.weights.load_into"):
         net.init_weights()
     state = net.state_dict()
     assert all(torch.equal(state[k], v) for k, v in without_classifier(published).items())

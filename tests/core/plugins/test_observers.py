@@ -55,7 +55,8 @@ def test_every_hook_is_documented_and_every_observer_hook_can_be_called():
     manager = pluggy.PluginManager("detcore")
     manager.add_hookspecs(hookspecs)
     specs = {name: getattr(hookspecs, name) for name in vars(manager.hook) if not name.startswith("_")}
-    assert {*specs} == {"detcore_components", "detcore_commands", *hookspecs.OBSERVER_HOOKS}
+    tables = {"detcore_components", "detcore_commands", "detcore_checkpoints"}
+    assert {*specs} == {*tables, *hookspecs.OBSERVER_HOOKS}
     for name, spec in specs.items():
         assert spec.__doc__, name
     for name in hookspecs.OBSERVER_HOOKS:

@@ -125,12 +125,12 @@ def test_missing_modules_are_errors_unless_failures_are_allowed(caplog):
 
 
 def test_a_scope_stands_in_for_a_package_that_is_not_there(site):
-    site.plugin("mmcls")
+    site.plugin("mmseg")
     seen = site.output("""
         import sys
         from detcore.plugins import host, load_user_modules, plugin_state
-        load_user_modules(["mmcls.models"], trusted=False)
-        print(host().records()["mmcls"].status, "mmcls" in sys.modules, plugin_state().imports)
+        load_user_modules(["mmseg.models"], trusted=False)
+        print(host().records()["mmseg"].status, "mmseg" in sys.modules, plugin_state().imports)
     """)
     assert seen == "loaded False ()\n"
 

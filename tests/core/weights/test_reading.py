@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from detcore.errors import CheckpointError
-from detcore.nn import load_into_module, load_state, register_scheme
-from detcore.nn import weights as weights_module
-from detcore.nn.weight_files import load_url
+from detcore.weights import load_into_module, load_state, register_scheme
+from detcore.weights import reading as weights_module
+from detcore.weights.files import load_url
 
 
 def net():
@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_one_line_of_the_log(caplog):
     state = net().state_dict()
     del state["1.bias"], state["1.num_batches_tracked"]
     state["fc.weight"] = torch.zeros(1)
-    with caplog.at_level(logging.WARNING, "detcore.nn.load_into"):
+    with caplog.at_level(logging.WARNING, "detcore.weights.load_into"):
         report = load_into_module(net(), state, source="w.pth")
     assert (report.missing, report.unexpected, report.mismatched) == (["1.bias"], ["fc.weight"], [])
     assert len(report.loaded) == 5
@@ -181,7 +181,7 @@ def test_what_does_not_fit_is_one_line_of_the_log(caplog):
 
 def test_expected_leftovers_are_no_news(caplog):
     state = {**net().state_dict(), "fc.weight": torch.zeros(1)}
-    with caplog.at_level(logging.DEBUG, "detcore.nn.load_into"):
+    with caplog.at_level(logging.DEBUG, "detcore.weights.load_into"):
         load_into_module(net(), state, ignore_unexpected=[r"^fc\."], strict=True)
     assert [record.levelname for record in caplog.records] == ["DEBUG", "INFO"]
     assert "1 names are not for Sequential: fc.weight" in caplog.text

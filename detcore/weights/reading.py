@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from detcore.errors import CheckpointError
-from detcore.nn.load_into import some_names
-from detcore.nn.weight_files import load_file, load_torchvision, load_url
+from detcore.weights.files import load_file, load_torchvision, load_url
+from detcore.weights.load_into import some_names
 
 Loader = Callable[[str, str], Mapping[str, Any]]
 """Takes what was asked for (``'torchvision://resnet50'``) and a device, gives the content of the file."""

@@ -1,0 +1,1 @@
+"""OpenMMLab 2.0's names, config dialect and checkpoint files for detcore."""

@@ -1,0 +1,58 @@
+"""Which names MMDetection 3.3.0, mmengine 0.10.7 and mmcv 2.1.0 register, and why some are not there.
+
+``reference_names.json`` holds them: package -> registry -> name -> names of arguments (null: takes
+anything). It is read from their sources by ``tests/parity/reference_names.py``.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+
+REGISTRIES = {"evaluator": "evaluators"}  # where the name of the registry differs
+
+# They register torch's own classes in a loop, which their sources do not spell out.
+FROM_TORCH = {
+    "models": ("ELU", "LeakyReLU", "PReLU", "RReLU", "ReLU", "ReLU6", "Sigmoid", "Tanh"),
+    "optimizers": (
+        "ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "LBFGS", "Muon", "NAdam", "RAdam",
+        "RMSprop", "Rprop", "SGD", "SparseAdam", "TorchAdafactor",
+    ),
+}  # fmt: skip
+
+NOT_YET = "detcore does not have it yet"
+TRACKING = "tracking and re-identification are not part of detcore"
+LANGUAGE = "detection guided by language is not part of detcore"
+FRAMEWORKS = "it needs another training framework; detcore trains with plain PyTorch (AmpOptimWrapper)"
+
+_REASONS = (  # the first that matches
+    (re.compile(r"Track|ReID|SORT|ByteTrack|QDTrack|QuasiDense|MOT|YouTubeVIS"), TRACKING),
+    (re.compile(r"VideoMetric|BaseVideoDataset"), TRACKING),
+    (re.compile(r"CameraMotion|KalmanFilter|InterpolateTracklets|AppearanceFreeLink|FrameSample"), TRACKING),
+    (re.compile(r"Mask2FormerVideo|Encoding3D|MultiPosCrossEntropy|Triplet|MarginL2"), TRACKING),
+    (re.compile(r"RoIEmbedHead|L2Loss$|FcModule|GlobalAveragePooling"), TRACKING),
+    (re.compile(r"GLIP|Grounding|Bert|Caption|Ref(Coco|Exp|Seg)|gRefCOCO|RefCOCO"), LANGUAGE),
+    (re.compile(r"ODVG|Flickr30k|DOD|VLFusion"), LANGUAGE),
+    (re.compile(r"RandomSamplingNegPos|LoadTextAnnotations|OVCoco"), LANGUAGE),
+    (re.compile(r"Colossal|Collosal|DeepSpeed|Apex"), FRAMEWORKS),
+    (re.compile(r"NPU"), "Ascend's profiler is not part of detcore; ProfilerHook profiles with PyTorch"),
+    (re.compile(r"Sparse(Conv|Inverse)|SubM"), "sparse convolutions are for point clouds"),
+    (re.compile(r"Detectron2"), "detectors of Detectron2 are not part of detcore yet"),
+)  # fmt: skip
+
+
+def reference_names() -> Iterator[tuple[str, str, str, list[str] | None]]:
+    """``(package, registry of detcore, name, arguments that the reference takes or None)``, mmdet's first."""
+    read = json.loads(files(__package__).joinpath("reference_names.json").read_text(encoding="utf-8"))
+    for package, registries in read.items():
+        for registry, names in registries.items():
+            for name, takes in names.items():
+                yield package, REGISTRIES.get(registry, registry), name, takes
+    for registry, listed in FROM_TORCH.items():
+        for name in listed:
+            yield "torch", registry, name, None
+
+
+def reason(name: str) -> str:
+    """Why a name of the reference is not there, while nobody has it."""
+    return next((why for pattern, why in _REASONS if pattern.search(name)), NOT_YET)

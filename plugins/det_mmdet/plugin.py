@@ -1,0 +1,28 @@
+"""Scopes ``mmdet``, ``mmengine``, ``mmcv``, ``mmcls``, ``mmpretrain``: OpenMMLab's names for our parts."""
+
+from det_mmdet.names import reason, reference_names
+from detcore.plugins import hookimpl
+from detcore.registry.scopes import REGISTRY_NAMES, ComponentTable
+
+DETCORE_API = 1
+
+# Their models are others than MMDetection's of the same names: a ResNet there gives one feature map.
+CLASSIFIERS = ("mmcls", "mmpretrain")
+NO_CLASSIFIERS = "detcore has no models of MMPretrain; det-timm has most of its backbones (type='timm.NAME')"
+NEEDS_TIMM = "det-timm has it (pip install det-timm)"
+
+
+@hookimpl
+def detcore_components(components: ComponentTable) -> None:
+    """Every name of the reference means the component of that name, wherever detcore or a plugin has it."""
+    classifier = components.scope in CLASSIFIERS
+    for package, registry, name, takes in reference_names():
+        if registry not in REGISTRY_NAMES or components.absence(registry, name) is not None:
+            continue
+        if classifier and registry == "models" and package == "mmdet":
+            components.absent(registry, name, NO_CLASSIFIERS)
+            continue
+        components.alias(registry, name)
+        components.absent(registry, name, reason(name), takes=takes)
+    components.alias("models", "TIMMBackbone", "timm.TIMMBackbone")
+    components.absent("models", "TIMMBackbone", NEEDS_TIMM)
