@@ -50,6 +50,7 @@ class BaseDetector(nn.Module):
             {"type": "models.DetDataPreprocessor"} if data_preprocessor is None else data_preprocessor
         )
         self.backbone: nn.Module = MODELS.build(backbone)
+        _tell_normalisation(self.backbone, self.data_preprocessor)
         self.neck: nn.Module | None = MODELS.build(neck)
         self.init_cfg = init_cfg
         self._is_init = False
@@ -183,6 +184,13 @@ def _connect(backbone: nn.Module, neck: nn.Module) -> None:
     channels, connect = getattr(backbone, "out_channels", None), getattr(neck, "connect", None)
     if connect is not None and isinstance(channels, (tuple, list)):
         connect(channels, getattr(backbone, "out_strides", None))
+
+
+def _tell_normalisation(backbone: nn.Module, preprocessor: nn.Module) -> None:
+    """Tell a preprocessor which pixels the backbone's weights were trained with, where that is known."""
+    pixels, expect = getattr(backbone, "expected_pixels", None), getattr(preprocessor, "expect", None)
+    if pixels is not None and expect is not None:
+        expect(*pixels, source=type(backbone).__name__)
 
 
 def _check_head(features: nn.Module, head: nn.Module) -> None:

@@ -1,4 +1,5 @@
 """From a loader's batch to the network's input."""
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from det_models.host import host_tensor
 from detcore.errors import DataError
 from detcore.structures import DetDataSample
+
+logger = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 Size = tuple[int, int]  # height, width
@@ -79,6 +82,27 @@ class DetDataPreprocessor(nn.Module):
         self.batch_augments = nn.ModuleList(batch_augments) if batch_augments else None
         self.register_buffer("_marker", torch.zeros(0), persistent=False)  # knows where and what the model is
         self._marker: Tensor
+
+    def expect(self, mean: Sequence[float], std: Sequence[float], *, source: str) -> None:
+        """Hear what the backbone's weights were trained with: adopt it, or say that something else is set.
+
+        Args:
+            mean: Of the pixels of RGB images, 0 to 255.
+            std: Likewise.
+            source: Whose weights, for the message.
+        """
+        if self._mean is None or self._std is None:
+            self._mean, self._std = tuple(map(float, mean)), tuple(map(float, std))
+            self.turn_channels = True  # images are loaded as BGR
+            logger.info("normalising with mean %s, std %s, in RGB, as the weights of %s", mean, std, source)
+            return
+        near = all(
+            abs(own - other) < 1 for own, other in zip((*self._mean, *self._std), (*mean, *std), strict=False)
+        )
+        if not near:
+            rounded = (tuple(round(v, 3) for v in values) for values in (mean, std, self._mean, self._std))
+            message = "the weights of %s expect mean %s and std %s (RGB); data_preprocessor has %s and %s"
+            logger.warning(message, source, *rounded)
 
     @property
     def device(self) -> torch.device:

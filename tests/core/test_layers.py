@@ -99,13 +99,16 @@ def test_core_never_imports_a_plugin() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("folder", sorted(p.name for p in (ROOT / "plugins").iterdir() if p.is_dir()))
-def test_plugin_packages_never_import_one_another(folder: str) -> None:
+PACKAGES = sorted(path for path in (*(ROOT / "plugins").iterdir(), *ROOT.glob("det_*")) if path.is_dir())
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_plugin_packages_never_import_one_another(package: Path) -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {module}"
-        for path in sources(ROOT / "plugins" / folder)
-        for line, module in imported_modules(path, folder)
-        if module.split(".")[0] in PLUGIN_PACKAGES - {folder}
+        for path in sources(package)
+        for line, module in imported_modules(path, package.name)
+        if module.split(".")[0] in PLUGIN_PACKAGES - {package.name}
     ]
     assert not wrong, "\n".join(wrong)
 

@@ -1,0 +1,1 @@
+"""Models of timm as backbones: ``type='timm.EfficientNet'``, ``'timm.resnet50'``, ``'timm.TIMMBackbone'``."""
