@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from detcore.errors import CheckpointError
-from detcore.weights.files import load_file, load_torchvision, load_url
+from detcore.weights.download import load_torchvision, load_url
+from detcore.weights.files import load_file
 from detcore.weights.load_into import some_names
 
 Loader = Callable[[str, str], Mapping[str, Any]]

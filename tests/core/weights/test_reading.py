@@ -8,7 +8,7 @@ from torch import nn
 from detcore.errors import CheckpointError
 from detcore.weights import load_into_module, load_state, register_scheme
 from detcore.weights import reading as weights_module
-from detcore.weights.files import load_url
+from detcore.weights.download import load_url
 
 
 def net():
