@@ -9,13 +9,19 @@ def detcore_components(components: ComponentTable) -> None:
     """Name the core's own components."""
     components.add_many("data_samplers", {
         "AspectRatioBatchSampler": "detcore.data.samplers:AspectRatioBatchSampler",
+        "ClassAwareSampler": "detcore.data.samplers_balanced:ClassAwareSampler",
+        "CustomSampleSizeSampler": "detcore.data.samplers_balanced:CustomSampleSizeSampler",
         "DefaultSampler": "detcore.data.samplers:DefaultSampler",
+        "GroupMultiSourceSampler": "detcore.data.samplers_sources:GroupMultiSourceSampler",
         "InfiniteSampler": "detcore.data.samplers:InfiniteSampler",
+        "MultiDataSampler": "detcore.data.samplers_balanced:MultiDataSampler",
+        "MultiSourceSampler": "detcore.data.samplers_sources:MultiSourceSampler",
     })
     components.add_many("datasets", {
         "BaseDetDataset": "detcore.data.dataset:BaseDetDataset",
         "ClassBalancedDataset": "detcore.data.wrappers:ClassBalancedDataset",
         "ConcatDataset": "detcore.data.wrappers:ConcatDataset",
+        "MultiImageMixDataset": "detcore.data.mix_dataset:MultiImageMixDataset",
         "RepeatDataset": "detcore.data.wrappers:RepeatDataset",
     })
     components.add_many("evaluators", {

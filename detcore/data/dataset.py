@@ -13,11 +13,13 @@ import numpy as np
 
 from detcore.data.build import TableBuilder
 from detcore.data.checks import BoxRules, drop_unusable
+from detcore.data.columns import labels_one_by_one
 from detcore.data.defects import DefectCounter
 from detcore.data.filters import FilterRules, filter_images
 from detcore.data.memory import return_freed_memory
 from detcore.data.metainfo import merge_metainfo
 from detcore.data.middle_format import read_middle_format
+from detcore.data.ragged import Ragged
 from detcore.data.refetch import BadImagePolicy
 from detcore.data.table import AnnotationTable
 from detcore.data.transforms.compose import Compose
@@ -64,10 +66,13 @@ class BaseDetDataset:
         missing_classes: ``'raise'`` refuses classes that the annotation file does not have, ``'allow'``
             accepts them (they then have no instance).
         seg_map_suffix: Ending of the label maps' file names.
+        caption_prompt: With ``return_classes``, put into each sample under the same name.
+        proposal_file: Refused: proposals are not read from files.
+        file_client_args: Refused: the old name of ``backend_args``.
 
     Raises:
-        DataError: Classes that are no tuple of names or not in the file, an annotation file that cannot be
-            read or contradicts itself, or a data set without any image.
+        DataError: An argument that is refused, classes that are no tuple of names or not in the file, an
+            annotation file that cannot be read or contradicts itself, or a data set without any image.
     """
 
     METAINFO: ClassVar[Mapping[str, Any]] = {}
@@ -92,8 +97,14 @@ class BaseDetDataset:
         bad_annotations: str = "drop",
         missing_classes: str = "raise",
         seg_map_suffix: str = ".png",
+        caption_prompt: dict | None = None,
+        proposal_file: str | None = None,
+        file_client_args: dict | None = None,
     ) -> None:
         self._check_options(backend_args, on_bad_image, bad_annotations, missing_classes)
+        _refuse(proposal_file, file_client_args)
+        if caption_prompt is not None and not return_classes:
+            raise DataError("caption_prompt needs return_classes=True")
         self._metainfo = merge_metainfo(self.METAINFO, metainfo)
         self.data_root = data_root or ""
         self.ann_file = self._join(ann_file) if ann_file else ""
@@ -102,6 +113,7 @@ class BaseDetDataset:
         self.filter_cfg = copy.deepcopy(filter_cfg)
         self.test_mode = test_mode
         self.return_classes = return_classes
+        self.caption_prompt = caption_prompt
         self.bad_annotations = bad_annotations
         self.missing_classes = missing_classes
         self.seg_map_suffix = seg_map_suffix
@@ -203,6 +215,7 @@ class BaseDetDataset:
         info["sample_idx"] = idx % len(self)
         if self.return_classes:
             info["text"] = self._metainfo.get("classes")
+            info["caption_prompt"] = self.caption_prompt
             info["custom_entities"] = True
         return info
 
@@ -210,6 +223,16 @@ class BaseDetDataset:
         """Height and width of an image in pixels, (-1, -1) where the annotations do not tell."""
         height, width = self.table.sizes[idx].tolist()
         return height, width
+
+    def image_sizes(self) -> np.ndarray:
+        """int32 (I, 2): height and width of every image in pixels, -1 where the annotations do not tell."""
+        return self.table.sizes
+
+    def image_labels(self) -> Ragged:
+        """Labels of all instances, one list an image, as `get_cat_ids` gives them."""
+        if type(self).get_cat_ids is not BaseDetDataset.get_cat_ids:
+            return labels_one_by_one(self)
+        return Ragged(self.table.labels, self.table.first)
 
     def prepare_data(self, idx: int) -> Any:
         """Run the pipeline on one image; None where a transform refuses it."""
@@ -330,3 +353,16 @@ def _positions(indices: int | Sequence[int], length: int) -> np.ndarray:
     if wrong.size:
         raise DataError(f"indices names image {int(wrong[0])}, but the data set has {length}")
     return rows % length if length else rows
+
+
+def _refuse(proposal_file: str | None, file_client_args: dict | None) -> None:
+    """Say why two arguments of MMDetection are not taken."""
+    if proposal_file is not None:
+        raise DataError(
+            f"proposal_file={proposal_file!r}: such files are pickles, which can run code, so they are not "
+            "read; a detector with an rpn_head makes its own proposals"
+        )
+    if file_client_args is not None:
+        raise DataError(
+            f"file_client_args={file_client_args}: write backend_args=dict(backend='local') instead"
+        )

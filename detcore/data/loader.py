@@ -114,9 +114,10 @@ class DetDataLoader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """The next iteration goes on behind the batches of ``state``."""
+        # A sampler whose config gives it a seed of its own keeps that.
+        if getattr(self.sampler, "seed", None) == self.seed:
+            self.sampler.seed = int(state["seed"])
         self._epoch, self.seed = int(state["epoch"]), int(state["seed"])
-        if hasattr(self.sampler, "seed"):
-            self.sampler.seed = self.seed
         taken = int(state["batches"]) * int(state["batch_size"]) * int(state["world_size"])
         self._start, rest = divmod(taken, self.batch_size * self.world_size)
         if rest:

@@ -56,12 +56,9 @@ def build_dataloader(
     dataset = DATASETS.build(cfg["dataset"], default_scope=default_scope, path=f"{path}.dataset")
     if hasattr(dataset, "full_init"):
         dataset.full_init()
-    sampler_cfg = cfg.get("sampler") or {"type": "DefaultSampler", "shuffle": False}
-    sampler = DATA_SAMPLERS.build(
-        sampler_cfg, default_scope=default_scope, path=f"{path}.sampler",
-        **({"dataset": dataset, "seed": seed} if isinstance(sampler_cfg, Mapping) else {}),
-    )
+    sampler = _sampler(cfg, dataset, seed, default_scope, path)
     batch_sampler = _batch_sampler(cfg, sampler, default_scope, path)
+    _check_sampler_batches(sampler, batch_sampler, path)
     options = {ours: cfg[name] for name, ours in PASSED_ON.items() if cfg.get(name) is not None}
     method = options.get("start_method", "fork")
     if isinstance(method, str) and method not in START_METHODS:
@@ -93,6 +90,27 @@ def _check_keys(cfg: dict[str, Any], path: str) -> None:
 def _is_complete(batch_sampler: Any) -> bool:
     """Whether the batch sampler is built already, so that it has its own batch size."""
     return batch_sampler is not None and not isinstance(batch_sampler, Mapping)
+
+
+def _sampler(cfg: dict[str, Any], dataset: Any, seed: int, scope: str | None, path: str) -> Any:
+    given = cfg.get("sampler") or {"type": "DefaultSampler", "shuffle": False}
+    if not isinstance(given, Mapping):
+        return DATA_SAMPLERS.build(given, default_scope=scope, path=f"{path}.sampler")
+    # seed=None in a config means: that of the run.
+    own = {key: value for key, value in given.items() if key != "seed" or value is not None}
+    return DATA_SAMPLERS.build(
+        own, default_scope=scope, path=f"{path}.sampler", dataset=dataset, seed=seed
+    )
+
+
+def _check_sampler_batches(sampler: Any, batch_sampler: Any, path: str) -> None:
+    """A sampler that composes whole batches must cut them where the loader does."""
+    composed, cut = getattr(sampler, "batch_size", None), getattr(batch_sampler, "batch_size", None)
+    if composed is not None and cut is not None and composed != cut:
+        raise ConfigError(
+            f"{path}.sampler.batch_size={composed} differs from {path}.batch_size={cut}: "
+            f"{type(sampler).__name__} composes whole batches, so both must be the same"
+        )
 
 
 def _batch_sampler(cfg: dict[str, Any], sampler: Any, scope: str | None, path: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -49,6 +49,13 @@ class Ragged:
     def from_texts(cls, items: Iterable[str]) -> Ragged:
         """Strings as UTF-8; `surrogateescape` keeps file names that are no valid UTF-8."""
         return cls.from_bytes(item.encode("utf-8", "surrogateescape") for item in items)
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Ragged]) -> Ragged:
+        """The lists of several, one after the other; at least one."""
+        lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        return cls(np.concatenate([part.values for part in parts]), offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -27,6 +27,28 @@ def drawn_order(size: int, seed: int) -> Sequence[int]:
     return array("q", torch.randperm(size, generator=torch.Generator().manual_seed(seed)).numpy().tobytes())
 
 
+def endless_order(size: int, seed: int, shuffle: bool, start: int = 0, step: int = 1) -> Iterator[int]:
+    """Pass after pass over the numbers below ``size`` without end.
+
+    Each pass has its own seed, so that one far ahead is drawn without those before it.
+
+    Args:
+        size: How many numbers, at least one.
+        seed: Seed of the first pass.
+        shuffle: Draw an order for each pass; else they come as they are.
+        start: Numbers to leave out at the beginning.
+        step: Take every so manieth from there on.
+    """
+    numbers = itertools.count(start // size)
+    passes = (drawn_order(size, seed + number) if shuffle else range(size) for number in numbers)
+    return itertools.islice(itertools.chain.from_iterable(passes), start % size, None, step)
+
+
+def shared_out(order: Sequence[int], total: int, rank: int, world_size: int) -> Iterator[int]:
+    """The share of a rank in ``total`` samples: ``order``, repeated as often as needed, dealt out in turn."""
+    return itertools.islice(itertools.cycle(order), rank, total, world_size)
+
+
 class DefaultSampler:
     """Every sample once an epoch, shared out to the ranks in turn.
 
@@ -50,8 +72,7 @@ class DefaultSampler:
     def __iter__(self) -> Iterator[int]:
         size = len(self.dataset)
         order = drawn_order(size, self.seed + self.epoch) if self.shuffle else range(size)
-        repeated = itertools.islice(itertools.cycle(order), self.total_size)
-        return itertools.islice(repeated, self.rank, None, self.world_size)
+        return shared_out(order, self.total_size, self.rank, self.world_size)
 
     def __len__(self) -> int:
         return self.num_samples
@@ -79,15 +100,8 @@ class InfiniteSampler:
 
     def iterate_from(self, position: int) -> Iterator[int]:
         """Go on after ``position`` samples of this rank, without drawing those before."""
-        size = len(self.dataset)
-        first = self.rank + position * self.world_size
-        passes = (self._order(number) for number in itertools.count(first // size))
-        return itertools.islice(itertools.chain.from_iterable(passes), first % size, None, self.world_size)
-
-    def _order(self, number: int) -> Sequence[int]:
-        size = len(self.dataset)
-        # Each pass has its own seed, so that a pass far ahead is drawn without those before it.
-        return drawn_order(size, self.seed + number) if self.shuffle else range(size)
+        start = self.rank + position * self.world_size
+        return endless_order(len(self.dataset), self.seed, self.shuffle, start, self.world_size)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -193,6 +207,15 @@ def check_batch_size(batch_size: Any) -> int:
     Raises:
         ValueError: It is something else.
     """
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ValueError(f"batch_size must be a positive whole number, got {batch_size!r}")
-    return batch_size
+    return check_positive("batch_size", batch_size)
+
+
+def check_positive(name: str, number: Any) -> int:
+    """A positive whole number.
+
+    Raises:
+        ValueError: It is something else; the message calls it ``name``.
+    """
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ValueError(f"{name} must be a positive whole number, got {number!r}")
+    return number

@@ -199,6 +199,10 @@ class Instances(Sequence[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self._instance(row) for row in range(self._start, self._stop))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Instances:
+        """Itself: it cannot be changed, and a copy of ``results`` must not copy the whole table."""
+        return self
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 

@@ -9,19 +9,21 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from detcore.data import columns
+from detcore.data.ragged import Ragged
 from detcore.errors import DataError
 from detcore.registry import DATASETS
 
 
-class _Wrapper:
+class DatasetWrapper:
     """What all wrappers share: index ``i`` is index ``j`` of an inner data set."""
 
     def _locate(self, idx: int) -> tuple[Any, int]:
         """The inner data set and the index in it."""
         raise NotImplementedError
 
-    def _inner(self) -> Sequence[Any]:
-        """All inner data sets."""
+    def _parts(self) -> Sequence[tuple[Any, np.ndarray]]:
+        """The inner data sets in their order, each with the samples that are taken from it, int64 (n,)."""
         raise NotImplementedError
 
     def __getitem__(self, idx: int) -> Any:
@@ -43,7 +45,7 @@ class _Wrapper:
     def take_skipped(self) -> dict[str, tuple[int, str]]:
         """Images skipped since the last call: reason -> (how many, first message)."""
         total: dict[str, tuple[int, str]] = {}
-        for dataset in self._inner():
+        for dataset, _ in self._parts():
             taken = dataset.take_skipped() if hasattr(dataset, "take_skipped") else {}
             for reason, (count, message) in taken.items():
                 before, first = total.get(reason, (0, message))
@@ -56,8 +58,18 @@ class _Wrapper:
         size: tuple[int, int] = dataset.image_size(inner)
         return size
 
+    def image_sizes(self) -> np.ndarray:
+        """int32 (I, 2): height and width of every sample's image in pixels."""
+        return np.concatenate([columns.image_sizes(dataset)[rows] for dataset, rows in self._parts()])
 
-class ConcatDataset(_Wrapper):
+    def image_labels(self) -> Ragged:
+        """Labels of all instances of every sample."""
+        return Ragged.concatenated(
+            [columns.image_labels(dataset).take(rows) for dataset, rows in self._parts()]
+        )
+
+
+class ConcatDataset(DatasetWrapper):
     """Data sets one after the other.
 
     Args:
@@ -75,13 +87,19 @@ class ConcatDataset(_Wrapper):
         lazy_init: bool = False,
         ignore_keys: str | Sequence[str] | None = None,
     ) -> None:
-        self.datasets = [_built(dataset) for dataset in datasets]
+        self.datasets = [built_dataset(dataset) for dataset in datasets]
         if not self.datasets:
             raise DataError("ConcatDataset: datasets is empty")
         self.ignore_keys = [ignore_keys] if isinstance(ignore_keys, str) else list(ignore_keys or ())
         self._ends: list[int] = []
         if not lazy_init:
             self.full_init()
+
+    @property
+    def cumulative_sizes(self) -> list[int]:
+        """For each data set the number of samples up to its end."""
+        self.full_init()
+        return list(self._ends)
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -116,8 +134,8 @@ class ConcatDataset(_Wrapper):
         number, inner = self.get_dataset_source(idx), idx % len(self)
         return self.datasets[number], inner - (self._ends[number - 1] if number else 0)
 
-    def _inner(self) -> Sequence[Any]:
-        return self.datasets
+    def _parts(self) -> Sequence[tuple[Any, np.ndarray]]:
+        return [(dataset, np.arange(len(dataset))) for dataset in self.datasets]
 
     def get_dataset_source(self, idx: int) -> int:
         """Which of the data sets a sample is from."""
@@ -130,7 +148,7 @@ class ConcatDataset(_Wrapper):
         return self._ends[-1]
 
 
-class RepeatDataset(_Wrapper):
+class RepeatDataset(DatasetWrapper):
     """A data set several times over, for fewer and longer epochs.
 
     Args:
@@ -142,7 +160,7 @@ class RepeatDataset(_Wrapper):
     def __init__(self, dataset: Annotated[Any, DATASETS], times: int, lazy_init: bool = False) -> None:
         if times < 1:
             raise ValueError(f"times must be at least 1, got {times}")
-        self.dataset, self.times = _built(dataset), times
+        self.dataset, self.times = built_dataset(dataset), times
         if not lazy_init:
             self.full_init()
 
@@ -161,14 +179,14 @@ class RepeatDataset(_Wrapper):
             raise IndexError(f"sample {idx} of a data set of {len(self)}")
         return self.dataset, idx % len(self.dataset)
 
-    def _inner(self) -> Sequence[Any]:
-        return [self.dataset]
+    def _parts(self) -> Sequence[tuple[Any, np.ndarray]]:
+        return [(self.dataset, np.tile(np.arange(len(self.dataset)), self.times))]
 
     def __len__(self) -> int:
         return self.times * len(self.dataset)
 
 
-class ClassBalancedDataset(_Wrapper):
+class ClassBalancedDataset(DatasetWrapper):
     """Repeats images of rare classes (LVIS, Gupta et al. 2019, section 5.1, repeat factor sampling).
 
     A class that is on a part ``f`` of the images has the factor ``max(1, sqrt(oversample_thr / f))``; an
@@ -183,7 +201,7 @@ class ClassBalancedDataset(_Wrapper):
     def __init__(
         self, dataset: Annotated[Any, DATASETS], oversample_thr: float, lazy_init: bool = False
     ) -> None:
-        self.dataset, self.oversample_thr = _built(dataset), oversample_thr
+        self.dataset, self.oversample_thr = built_dataset(dataset), oversample_thr
         if not 0 <= oversample_thr <= 1:
             raise ValueError(f"oversample_thr is a part of the images, in [0, 1], got {oversample_thr}")
         self._indices: np.ndarray | None = None
@@ -203,26 +221,24 @@ class ClassBalancedDataset(_Wrapper):
             repeats = np.ceil(self._factors()).astype(np.int64)
             self._indices = np.repeat(np.arange(len(self.dataset)), repeats)
 
-    def _factors(self) -> list[float]:
+    def _factors(self) -> np.ndarray:
+        """float64 (I,): the largest factor of each image's classes, 1 where it has none."""
         count = len(self.dataset)
-        classes = [set(self.dataset.get_cat_ids(idx)) for idx in range(count)]
-        images: dict[int, int] = {}
-        for present in classes:
-            for label in present:
-                images[label] = images.get(label, 0) + 1
-        of_class = {
-            label: max(1.0, math.sqrt(self.oversample_thr * count / number))
-            for label, number in images.items()
-        }
-        return [max((of_class[label] for label in present), default=1.0) for present in classes]
+        factors = np.ones(count)
+        for images in columns.images_of_classes(self.dataset).values():
+            of_class = math.sqrt(self.oversample_thr * count / len(images))
+            factors[images] = np.maximum(factors[images], of_class)
+        return factors
 
     def _locate(self, idx: int) -> tuple[Any, int]:
         self.full_init()
         assert self._indices is not None
         return self.dataset, int(self._indices[idx])
 
-    def _inner(self) -> Sequence[Any]:
-        return [self.dataset]
+    def _parts(self) -> Sequence[tuple[Any, np.ndarray]]:
+        self.full_init()
+        assert self._indices is not None
+        return [(self.dataset, self._indices)]
 
     def __len__(self) -> int:
         self.full_init()
@@ -230,7 +246,8 @@ class ClassBalancedDataset(_Wrapper):
         return len(self._indices)
 
 
-def _built(dataset: Any) -> Any:
+def built_dataset(dataset: Any) -> Any:
+    """A data set, built if it is a config."""
     return DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
 
 

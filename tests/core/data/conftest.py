@@ -51,3 +51,22 @@ def tiny_cfg(tiny: Path) -> Callable[..., dict[str, Any]]:
         return {**cfg, **changes}
 
     return make
+
+
+MODULES_WITH_RANKS = ("samplers", "samplers_balanced", "samplers_sources", "loader")
+
+
+@pytest.fixture
+def ranks() -> Callable[..., list[Any]]:
+    """``ranks(count, make)``: what ``make()`` gives on each of so many ranks."""
+
+    def run(count: int, make: Callable[[], Any]) -> list[Any]:
+        made = []
+        for rank in range(count):
+            with pytest.MonkeyPatch.context() as patch:
+                for module in MODULES_WITH_RANKS:
+                    patch.setattr(f"detcore.data.{module}.rank_and_world", lambda rank=rank: (rank, count))
+                made.append(make())
+        return made
+
+    return run

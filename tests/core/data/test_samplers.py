@@ -24,18 +24,6 @@ class Sized:
 TEN = Sized(*[(10, 20), (20, 10)] * 5)
 
 
-@pytest.fixture
-def ranks(monkeypatch):
-    def run(count, make):
-        made = []
-        for rank in range(count):
-            monkeypatch.setattr("detcore.data.samplers.rank_and_world", lambda rank=rank: (rank, count))
-            made.append(make())
-        return made
-
-    return run
-
-
 def test_an_epoch_has_every_sample_once_in_an_order_of_its_own():
     sampler = DefaultSampler(TEN, shuffle=True, seed=3)
     first = list(sampler)
