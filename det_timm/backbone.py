@@ -79,6 +79,7 @@ class TIMMBackbone(BaseModule):
         self.arguments = {**flexible_arguments(model_name), **kwargs, "in_chans": in_channels}
         plan = plan_maps(model_name, out_indices if features_only else (-1,), pyramid, **self.arguments)
         self.arguments["out_indices"] = plan.indices
+        self.sources = plan.sources
         self.timm_model: Any = self._create()
         self.pyramid = SimpleFeaturePyramid(plan.sources) if plan.resampled else None
         maps = plan.sources if self.pyramid is None else self.pyramid.maps
@@ -116,7 +117,19 @@ class TIMMBackbone(BaseModule):
             raise
         if str(getattr(self.timm_model, "output_fmt", "NCHW")).endswith("NHWC"):
             maps = [each.permute(0, 3, 1, 2) for each in maps]
+        self._check_sizes(maps, x)
         return tuple(maps) if self.pyramid is None else self.pyramid(maps)
+
+    def _check_sizes(self, maps: Sequence[Tensor], image: Tensor) -> None:
+        for each, source in zip(maps, self.sources, strict=True):
+            expected = [side / source.stride for side in image.shape[2:]]
+            if any(abs(got - want) >= 2 for got, want in zip(each.shape[2:], expected, strict=True)):
+                size = self.timm_model.pretrained_cfg["input_size"][1:]
+                raise ConfigError(
+                    f"timm's {self.model_name} turns images of {tuple(image.shape[2:])} into maps of "
+                    f"{tuple(each.shape[2:])}, which is not their stride {source.stride}: it rescales its input to "
+                    f"{size} by itself; resize images to that size"
+                )
 
     def init_weights(self) -> None:
         """Load the published weights, if they were asked for; a model of timm has drawn its own already."""

@@ -1,6 +1,7 @@
 """Components made on demand: a backbone for each name of a model, and of a model's class."""
 
 import inspect
+import typing
 from typing import Any
 
 from det_timm.backbone import TIMMBackbone
@@ -18,13 +19,18 @@ class NamedBackbone:
     def __init__(self, name: str) -> None:
         self.__name__ = self.__qualname__ = name
         self.is_class = not is_model(name)
-        parameters = list(inspect.signature(TIMMBackbone).parameters.values())
+        # Names of types in its annotations mean nothing outside of its module.
+        hints = typing.get_type_hints(TIMMBackbone.__init__, include_extras=True)
+        signature = inspect.signature(TIMMBackbone)
+        parameters = [
+            each.replace(annotation=hints.get(key, each.annotation))
+            for key, each in signature.parameters.items()
+        ]
         if not self.is_class:
             parameters = [each for each in parameters if each.name != "model_name"]
         else:
             parameters[0] = parameters[0].replace(default=None)
         self.__signature__ = inspect.Signature(parameters)
-        self.__annotations__ = TIMMBackbone.__init__.__annotations__
         self.__doc__ = f"``TIMMBackbone`` of {name}."
 
     def __call__(self, model_name: str | None = None, **arguments: Any) -> TIMMBackbone:
