@@ -40,8 +40,13 @@ def detcore_components(components: ComponentTable) -> None:
         "MemoryProfilerHook": "detcore.engine.hooks.memory_profiler:MemoryProfilerHook",
         "NumClassCheckHook": "detcore.engine.hooks.num_class_check:NumClassCheckHook",
         "ParamSchedulerHook": "detcore.engine.hooks.param_scheduler:ParamSchedulerHook",
+        "PipelineSwitchHook": "detcore.engine.hooks.switch:PipelineSwitchHook",
+        "PrepareTTAHook": "detcore.engine.hooks.tta:PrepareTTAHook",
         "RuntimeInfoHook": "detcore.engine.hooks.runtime_info:RuntimeInfoHook",
         "SetEpochInfoHook": "detcore.engine.hooks.epoch_info:SetEpochInfoHook",
+        "SyncBuffersHook": "detcore.engine.hooks.sync:SyncBuffersHook",
+        "SyncNormHook": "detcore.engine.hooks.sync:SyncNormHook",
+        "YOLOXModeSwitchHook": "detcore.engine.hooks.switch:YOLOXModeSwitchHook",
     })
     components.add_many("inferencers", {
         "DetInferencer": "detcore.apis.inferencer:DetInferencer",
@@ -187,6 +192,7 @@ def detcore_components(components: ComponentTable) -> None:
         "RandomFlip": "detcore.data.transforms.flip:RandomFlip",
         "RandomResize": "detcore.data.transforms.resize:RandomResize",
         "Resize": "detcore.data.transforms.resize:Resize",
+        "TestTimeAug": "detcore.data.transforms.test_time:TestTimeAug",
     })
     components.add_many("visbackends", {
         "LocalVisBackend": "detcore.visualization.backends:LocalVisBackend",

@@ -11,7 +11,7 @@ import re
 import secrets
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -179,6 +179,25 @@ def reduce_mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         dist.all_reduce(moved)
         stacked = (moved / world_size()).cpu()
     return {name: stacked[i] for i, name in enumerate(names)}
+
+
+@torch.no_grad()
+def average_in_place(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors by their mean over the processes; those that are no floating-point numbers stay.
+
+    Args:
+        tensors: The same shapes in the same order in every process.
+    """
+    averaged = [tensor for tensor in tensors if tensor.is_floating_point()]
+    if world_size() == 1 or not averaged:
+        return
+    # In float64 the mean of equal values is that value, to the bit, for any number of processes.
+    flat = torch.cat([tensor.reshape(-1).to(_wire_device(), torch.float64) for tensor in averaged])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    parts = flat.split([tensor.numel() for tensor in averaged])
+    for tensor, mean in zip(averaged, parts, strict=True):
+        tensor.copy_(mean.view_as(tensor))
 
 
 def gather_bytes(payload: bytes) -> list[bytes]:

@@ -3,6 +3,8 @@ import bisect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from detcore.engine.hooks.switch import SwitchHook
+from detcore.engine.hooks.sync import SyncHook
 from detcore.engine.step import train_step
 from detcore.errors import ConfigError, DataError
 
@@ -75,6 +77,21 @@ class TrainLoop:
             checkpoints.step_done(runner)
         runner.stop_if_asked()
 
+    def begin_pass(self) -> None:
+        """Make the changes that hooks ask for from this pass on; the loader must not have begun it."""
+        for switch in self.runner.hooks.find(SwitchHook):
+            switch.begin_pass(self.runner)
+
+    def validate(self) -> None:
+        """Bring the processes' buffers together where a hook asks for it, then evaluate."""
+        self._synchronise("before_validation")
+        self.runner.validate()
+
+    def _synchronise(self, moment: str) -> None:
+        for sync in self.runner.hooks.find(SyncHook):
+            if getattr(sync, moment):
+                sync.synchronise(self.runner)
+
     def batches(self) -> Iterator[tuple[int, Any]]:
         """The rest of this pass, each batch with its zero-based position in the pass."""
         loader = iter(self.dataloader)
@@ -135,7 +152,7 @@ class EpochBasedTrainLoop(TrainLoop):
         runner = self.runner
         runner.call_hook("before_train")
         if self.inner == 0 and self.validation_due() and runner.last_validation != self.iter:
-            runner.validate()  # the interrupted run still owed it
+            self.validate()  # the interrupted run still owed it
         while self.epoch < self.max_epochs and not self.stop_training:
             self.run_epoch()
         runner.call_hook("after_train")
@@ -143,6 +160,7 @@ class EpochBasedTrainLoop(TrainLoop):
     def run_epoch(self) -> None:
         """Make the steps of one pass (or of what a resumed run has left of it), then evaluate if due."""
         runner = self.runner
+        self.begin_pass()
         runner.call_hook("before_train_epoch")
         runner.model.train()
         if self.inner < _length(self.dataloader):
@@ -150,6 +168,7 @@ class EpochBasedTrainLoop(TrainLoop):
                 self.run_iter(batch_idx, batch)
         runner.state.schedules.step_epoch()
         runner.call_hook("after_train_epoch")
+        self._synchronise("after_pass")
         self.epoch += 1
         self.inner = 0
         runner.state.epoch = self.epoch
@@ -158,7 +177,7 @@ class EpochBasedTrainLoop(TrainLoop):
             checkpoints.epoch_done(runner)
         runner.stop_if_asked()
         if self.validation_due():
-            runner.validate()
+            self.validate()
 
     def validation_due(self) -> bool:
         """Whether the passes that are complete ask for an evaluation."""
@@ -200,13 +219,24 @@ class IterBasedTrainLoop(TrainLoop):
         """Train until ``max_iters`` steps are complete."""
         runner = self.runner
         runner.call_hook("before_train")
+        first = self.iter
+        self.begin_pass()
         runner.call_hook("before_train_epoch")
         if self.validation_due() and runner.last_validation != self.iter:
-            runner.validate()  # the interrupted run still owed it
+            self.validate()  # the interrupted run still owed it
         while self.iter < self.max_iters and not self.stop_training:
             self.run_pass()
         runner.call_hook("after_train_epoch")
+        if self.epoch < self.max_epochs or self.iter > first:
+            self.end_pass()
         runner.call_hook("after_train")
+
+    def end_pass(self) -> None:
+        """Close the one pass that hooks see; with a policy that saves by pass this is its only checkpoint."""
+        self._synchronise("after_pass")
+        self.epoch = self.runner.state.epoch = self.max_epochs
+        for checkpoints in self.runner.checkpoint_policies:
+            checkpoints.epoch_done(self.runner)
 
     def run_pass(self) -> None:
         """Make steps until the loader is at its end, or the run at its own."""
@@ -217,7 +247,7 @@ class IterBasedTrainLoop(TrainLoop):
         for _, batch in self.batches():
             self.run_iter(self.iter, batch)
             if self.validation_due():
-                runner.validate()
+                self.validate()
             if self.iter >= self.max_iters or self.stop_training:
                 return
         if self.iter == before and not resumed:

@@ -2,16 +2,19 @@
 import os
 import random
 import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
+from detcore.data.transforms.compose import Compose
 from detcore.engine.hooks import Hook
 from detcore.evaluation import Metric
-from detcore.registry import DATASETS, HOOKS, METRICS, MODELS
+from detcore.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
 from detcore.structures import DetDataSample, InstanceData
 
 
@@ -66,6 +69,58 @@ class ToyDataset:
         return {"inputs": image, "data_samples": sample}
 
 
+@TRANSFORMS.register_module()
+class ToyBrighten:
+    """Adds to the picture, more or less.
+
+    Args:
+        by: How much.
+    """
+
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, results):
+        return {"inputs": results["inputs"] + self.by * (1 + 0.1 * np.random.rand())}
+
+
+@DATASETS.register_module()
+class ToyPiped(ToyDataset):
+    """Toy pictures that go through a pipeline."""
+
+    def __init__(self, pipeline: Annotated[Sequence[Callable], TRANSFORMS], **settings):
+        super().__init__(**settings)
+        self.pipeline = Compose(pipeline)
+
+    def __getitem__(self, idx):
+        sample = super().__getitem__(idx)
+        return {**sample, **self.pipeline({"inputs": sample["inputs"]})}
+
+
+@DATASETS.register_module()
+class ToyMix:
+    """Adds two pictures of a data set, until it is told to skip that."""
+
+    def __init__(self, dataset: Annotated[Any, DATASETS]):
+        self.dataset, self.metainfo, self.skipped = dataset, dataset.metainfo, ()
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def full_init(self):
+        """Nothing to do."""
+
+    def update_skip_type_keys(self, keys):
+        self.skipped = keys
+
+    def __getitem__(self, idx):
+        sample = self.dataset[idx]
+        if "MixUp" not in self.skipped:
+            other = self.dataset[int(np.random.randint(len(self)))]
+            sample["inputs"] = sample["inputs"] + 5 * other["inputs"]
+        return sample
+
+
 class Preprocessor(nn.Module):
     """Stacks the pictures."""
 
@@ -115,6 +170,22 @@ class ToyDetector(nn.Module):
                 )
             return data_samples
         return scores
+
+
+@MODELS.register_module()
+class ToyYOLOX(ToyDetector):
+    """Has a loss more while ``bbox_head.use_l1`` is set."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.bbox_head = nn.Identity()
+        self.bbox_head.use_l1 = False
+
+    def forward(self, inputs, data_samples=None, mode="tensor"):
+        result = super().forward(inputs, data_samples, mode)
+        if mode == "loss" and self.bbox_head.use_l1:
+            result["loss_l1"] = self.head.weight.abs().mean()
+        return result
 
 
 @METRICS.register_module()
@@ -208,6 +279,18 @@ class CountingHook(Hook):
 
     def load_state_dict(self, state):
         self.count = state["count"]
+
+
+@HOOKS.register_module()
+class BrightnessHook(Hook):
+    """Writes the mean brightness of each step's pictures, and who loaded them."""
+
+    def __init__(self):
+        self.seen = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        mean = float(torch.stack(list(data_batch["inputs"])).mean())
+        self.seen.append((runner.epoch, mean, sorted(outputs)))
 
 
 @HOOKS.register_module()
