@@ -2,6 +2,7 @@
 
 from det_mmdet.names import reason, reference_names
 from detcore.plugins import hookimpl
+from detcore.plugins.checkpoints import CheckpointTable
 from detcore.registry.scopes import REGISTRY_NAMES, ComponentTable
 
 DETCORE_API = 1
@@ -10,6 +11,28 @@ DETCORE_API = 1
 CLASSIFIERS = ("mmcls", "mmpretrain")
 NO_CLASSIFIERS = "detcore has no models of MMPretrain; det-timm has most of its backbones (type='timm.NAME')"
 NEEDS_TIMM = "det-timm has it (pip install det-timm)"
+
+# Classes that weight files of mmengine and of mmcv 1.x hold, and what is made instead of them.
+STAND_INS = {
+    "HistoryBuffer": ("mmengine.logging.history_buffer.HistoryBuffer", "mmengine.logging.HistoryBuffer"),
+    "MessageHub": ("mmengine.logging.message_hub.MessageHub", "mmengine.logging.MessageHub"),
+    "ConfigDict": (
+        "mmengine.config.config.ConfigDict", "mmengine.config.ConfigDict", "mmcv.utils.config.ConfigDict",
+        "addict.addict.Dict", "addict.Dict",
+    ),
+    "Config": ("mmengine.config.config.Config", "mmcv.utils.config.Config"),
+    "LazyName": ("mmengine.config.lazy.LazyObject", "mmengine.config.lazy.LazyAttr"),
+}  # fmt: skip
+
+
+@hookimpl
+def detcore_checkpoints(checkpoints: CheckpointTable) -> None:
+    """Weight files of OpenMMLab; told once, though this module serves five scopes."""
+    if checkpoints.scope != "mmdet":
+        return
+    for stand_in, names in STAND_INS.items():
+        for name in names:
+            checkpoints.stand_in(name, f"det_mmdet.stand_ins:{stand_in}")
 
 
 @hookimpl
