@@ -17,6 +17,7 @@ from detcore.engine.run_folder import write_run_folder
 from detcore.engine.runner import Runner
 from detcore.engine.settings import import_named_modules
 from detcore.engine.signals import RunInterrupted
+from detcore.engine.tta import use_tta
 from detcore.errors import ConfigError, DetcoreError
 from detcore.plugins import load_user_modules
 
@@ -70,6 +71,7 @@ def test(
     out: str | None,
     show_dir: str | None,
     show: bool,
+    tta: bool,
     gpus: int | None,
     **options: Any,
 ) -> int:
@@ -86,6 +88,8 @@ def test(
         return relaunch(gpus, sys.argv[1:])
     cfg, _ = _read(config, work_dir, options)
     cfg["load_from"], cfg["resume"] = checkpoint, False
+    if tta:
+        use_tta(cfg)
     if show_dir is not None or show:
         _draw(cfg, show_dir, show)
     return _finished(lambda: _test(cfg, out, trust=options["trust_config"]), _Began())

@@ -10,6 +10,9 @@ import click
 @click.option("--out", metavar="FILE", help="Write the predictions as JSON.")
 @click.option("--show-dir", metavar="DIR", help="Write the images with the predictions drawn.")
 @click.option("--show", is_flag=True, help="Show each image in a window.")
+@click.option(
+    "--tta", is_flag=True, help="Merge predictions of several views of each image (tta_pipeline, tta_model)."
+)
 @click.option("--work-dir", metavar="DIR", help="Gets the log [work_dirs/<name of the config>].")
 @click.option("--cfg-options", multiple=True, metavar="KEY=VALUE...", help="Change settings of the config.")
 @click.option("--device", help="cpu, cuda, cuda:1 [the first GPU, else the CPU].")

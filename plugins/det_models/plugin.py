@@ -15,6 +15,7 @@ def detcore_components(components: ComponentTable) -> None:
         "CrossEntropyLoss": "det_models.losses.cross_entropy:CrossEntropyLoss",
         "DIoULoss": "det_models.losses.iou:DIoULoss",
         "DetDataPreprocessor": "det_models.preprocess:DetDataPreprocessor",
+        "DetTTAModel": "det_models.tta:DetTTAModel",
         "EIoULoss": "det_models.losses.iou:EIoULoss",
         "FPN": "det_models.fpn:FPN",
         "FocalLoss": "det_models.losses.focal:FocalLoss",
