@@ -22,10 +22,15 @@ class RandomFlip(BaseTransform):
         prob: Probability of mirroring; with a list of directions it is shared equally among them, and a list
             gives each direction its own.
         direction: ``'horizontal'``, ``'vertical'``, ``'diagonal'`` (both), or a list of them.
+        swap_seg_labels: Pairs of labels of the label map that change places in a mirrored image, such as
+            those of the left and the right arm.
     """
 
     def __init__(
-        self, prob: float | Sequence[float] | None = None, direction: str | Sequence[str] = "horizontal"
+        self,
+        prob: float | Sequence[float] | None = None,
+        direction: str | Sequence[str] = "horizontal",
+        swap_seg_labels: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         self.directions = [direction] if isinstance(direction, str) else list(direction)
         unknown = [name for name in self.directions if name not in CODES]
@@ -39,6 +44,9 @@ class RandomFlip(BaseTransform):
             raise ValueError(
                 f"prob={prob} does not fit the directions {self.directions}: one each, sum at most 1"
             )
+        self.swap_seg_labels = [tuple(pair) for pair in swap_seg_labels or ()]
+        if any(len(pair) != 2 for pair in self.swap_seg_labels):
+            raise ValueError(f"swap_seg_labels needs pairs of labels, got {swap_seg_labels}")
 
     def transform(self, results: Results) -> Results:
         """Draw a direction, or none, and mirror."""
@@ -54,8 +62,7 @@ class RandomFlip(BaseTransform):
             self._flip(results, direction)
         return results
 
-    @staticmethod
-    def _flip(results: Results, direction: str) -> None:
+    def _flip(self, results: Results, direction: str) -> None:
         height, width = results["img"].shape[:2]
         results["img"] = flip_array(results["img"], direction)
         matrix = np.eye(3, dtype=np.float32)
@@ -73,7 +80,10 @@ class RandomFlip(BaseTransform):
         if results.get("gt_masks") is not None:
             results["gt_masks"] = results["gt_masks"].flip(direction)
         if results.get("gt_seg_map") is not None:
-            results["gt_seg_map"] = flip_array(results["gt_seg_map"], direction)
+            before = flip_array(results["gt_seg_map"], direction)
+            results["gt_seg_map"] = mirrored = before.copy() if self.swap_seg_labels else before
+            for left, right in self.swap_seg_labels:
+                mirrored[before == left], mirrored[before == right] = right, left
         record_homography(results, matrix)
 
     def __repr__(self) -> str:

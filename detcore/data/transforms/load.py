@@ -110,6 +110,7 @@ class LoadAnnotations(BaseTransform):
         imdecode_backend: ``'cv2'`` or ``'pillow'``, for the label map.
         file_client_args: The manual's older name of ``backend_args``.
         backend_args: None or ``dict(backend='local')``.
+        with_keypoints: Must be false: there are no detectors of keypoints.
     """
 
     def __init__(
@@ -125,9 +126,12 @@ class LoadAnnotations(BaseTransform):
         imdecode_backend: str = "cv2",
         file_client_args: dict | None = None,
         backend_args: dict | None = None,
+        with_keypoints: bool = False,
     ) -> None:
         if box_type != "hbox":
             raise ValueError(f"box_type={box_type!r}: boxes are horizontal, 'hbox'")
+        if with_keypoints:
+            raise ValueError("with_keypoints=True: keypoints are not loaded, no detector uses them")
         check_backend_args(backend_args or file_client_args)
         self.with_bbox, self.with_label, self.with_mask, self.with_seg = (
             with_bbox,
