@@ -23,6 +23,9 @@ KNOWN_DISTRIBUTIONS = {
     "semi": "det-semi",
 }
 
+# Packages whose classes stand in weight files -> the scope whose plugin knows them.
+KNOWN_PACKAGES = {"addict": "mmdet", "mmcv": "mmdet", "mmdet": "mmdet", "mmengine": "mmdet"}
+
 # Names that configs often write without their scope -> that scope.
 KNOWN_NAMES = {
     "CocoDataset": "datasets",
@@ -38,6 +41,9 @@ KNOWN_NAMES = {
     "TIMMBackbone": "timm",
     "VOCDataset": "datasets",
 }
+
+# What stands before "://" in names of weights -> the scope that knows the addresses.
+KNOWN_SCHEMES = {"jhu": "mmdet", "mmcls": "mmdet", "open-mmlab": "mmdet", "openmmlab": "mmdet"}
 
 
 @dataclass(frozen=True, slots=True)

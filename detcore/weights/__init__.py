@@ -1,6 +1,7 @@
-"""Weights of networks: reading files without running code in them, and putting them into modules."""
+"""Weights of networks: from names to files, from files to tensors without running code, into modules."""
 
+from detcore.weights.fetch import fetch
 from detcore.weights.load_into import LoadReport, load_into_module
-from detcore.weights.reading import load_state, register_scheme
+from detcore.weights.reading import load_state
 
-__all__ = ["LoadReport", "load_into_module", "load_state", "register_scheme"]
+__all__ = ["LoadReport", "fetch", "load_into_module", "load_state"]

@@ -1,20 +1,18 @@
 """Weights by name: from a path, an address, or a name with a scheme."""
+
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from detcore.errors import CheckpointError
-from detcore.weights.download import load_torchvision, load_url
+from detcore.weights.fetch import fetch, wanted_prefix
 from detcore.weights.files import load_file
 from detcore.weights.load_into import some_names
-
-Loader = Callable[[str, str], Mapping[str, Any]]
-"""Takes what was asked for (``'torchvision://resnet50'``) and a device, gives the content of the file."""
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
@@ -28,8 +26,8 @@ def load_state(
     """The tensors of a weight file, by name. Nothing but tensors and plain data is ever unpickled.
 
     Args:
-        source: A path to a ``.pth`` or ``.safetensors`` file, an http(s) address, or a name with a scheme
-            (``'torchvision://resnet50'``; see :func:`register_scheme`).
+        source: A path to a ``.pth`` or ``.safetensors`` file, or another name of weights
+            (see :func:`~detcore.weights.fetch`).
         map_location: Where the tensors are read to.
         revise_keys: Pairs of a regular expression and its replacement, applied to the names.
 
@@ -39,36 +37,14 @@ def load_state(
     Raises:
         CheckpointError: The file is missing, damaged, holds something else, or cannot be downloaded.
     """
-    name = str(source)
-    scheme, separator, _ = name.partition("://")
-    if separator:
-        loader = _SCHEMES.get(scheme)
-        if loader is None:
-            known = ", ".join(sorted(f"{known}://" for known in _SCHEMES))
-            raise CheckpointError(f"{name}: nobody here resolves {scheme}://; there are {known}")
-        content = loader(name, map_location)
-    else:
-        content = load_file(Path(name).expanduser(), map_location)
-    state = _unwrapped(content, name)
+    content = load_file(fetch(source), map_location)
+    state = _unwrapped(content, str(source))
+    prefix = wanted_prefix(source)
+    if prefix:
+        state = strip_prefix(state, prefix, source=str(source))
     for pattern, replacement in revise_keys:
         state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
     return state
-
-
-def register_scheme(scheme: str, loader: Loader, *, override: bool = False) -> None:
-    """Make names with a scheme loadable: ``register_scheme('hub', loader)`` for ``hub://...``.
-
-    Args:
-        scheme: What stands before ``://``.
-        loader: Called with the whole name and a device, returns the content of the file.
-        override: Replace a loader that is there.
-
-    Raises:
-        ValueError: There is one, and ``override`` is not set.
-    """
-    if scheme in _SCHEMES and _SCHEMES[scheme] not in (loader, _load_foreign) and not override:
-        raise ValueError(f"there is already a loader for {scheme}://")
-    _SCHEMES[scheme] = loader
 
 
 def strip_prefix(state: Mapping[str, Tensor], prefix: str, *, source: str = "") -> dict[str, Tensor]:
@@ -97,27 +73,3 @@ def _unwrapped(content: Any, source: str) -> dict[str, Tensor]:
         got = f"no tensors under {some_names(other)}" if other else "nothing in it"
         raise CheckpointError(f"{source} holds no state dict: {got}; looked into {', '.join(_WRAPPERS)} too")
     return {str(key): value for key, value in content.items()}
-
-
-def _load_foreign(name: str, map_location: str) -> Mapping[str, Any]:
-    raise CheckpointError(
-        f"{name}: names of OpenMMLab's model zoo are resolved by det-mmdet (pip install det-mmdet); "
-        "or download the file and give its path"
-    )
-
-
-def _load_path_url(name: str, map_location: str) -> Mapping[str, Any]:
-    return load_file(Path(name.partition("://")[2]), map_location)
-
-
-_SCHEMES: dict[str, Loader] = {
-    "torchvision": load_torchvision,
-    "modelzoo": load_torchvision,  # the name of the same before 2019
-    "http": load_url,
-    "https": load_url,
-    "file": _load_path_url,
-    "open-mmlab": _load_foreign,
-    "openmmlab": _load_foreign,
-    "mmcls": _load_foreign,
-    "jhu": _load_foreign,
-}

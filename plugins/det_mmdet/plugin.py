@@ -1,5 +1,6 @@
 """Scopes ``mmdet``, ``mmengine``, ``mmcv``, ``mmcls``, ``mmpretrain``: OpenMMLab's names for our parts."""
 
+from det_mmdet.addresses import MIRRORS
 from det_mmdet.names import reason, reference_names
 from detcore.plugins import hookimpl
 from detcore.plugins.checkpoints import CheckpointTable
@@ -33,6 +34,12 @@ def detcore_checkpoints(checkpoints: CheckpointTable) -> None:
     for stand_in, names in STAND_INS.items():
         for name in names:
             checkpoints.stand_in(name, f"det_mmdet.stand_ins:{stand_in}")
+    for scheme in ("open-mmlab", "openmmlab"):
+        checkpoints.scheme(scheme, "det_mmdet.addresses:openmmlab")
+    checkpoints.scheme("jhu", "det_mmdet.addresses:jhu")
+    checkpoints.scheme("mmcls", "det_mmdet.addresses:mmcls", prefix="backbone.")
+    checkpoints.zoo("mmdet", "det_mmdet.zoo:published")
+    checkpoints.mirror(*MIRRORS)
 
 
 @hookimpl

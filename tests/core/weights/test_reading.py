@@ -1,4 +1,3 @@
-import hashlib
 import logging
 
 import pytest
@@ -6,21 +5,11 @@ import torch
 from torch import nn
 
 from detcore.errors import CheckpointError
-from detcore.weights import load_into_module, load_state, register_scheme
-from detcore.weights import reading as weights_module
-from detcore.weights.download import load_url
+from detcore.weights import load_into_module, load_state
 
 
 def net():
     return nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """An empty cache of torch.hub, and no network."""
-    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    return tmp_path / "hub" / "checkpoints"
 
 
 @pytest.mark.parametrize(
@@ -81,88 +70,6 @@ def test_files_that_would_run_code_are_not_opened(tmp_path):
     torch.save({"state_dict": net().state_dict(), "hook": Stranger()}, tmp_path / "code.pth")
     with pytest.raises(CheckpointError, match="more than tensors and plain data"):
         load_state(tmp_path / "code.pth")
-
-
-def test_schemes_can_be_added_and_are_named_where_unknown():
-    with pytest.raises(CheckpointError, match=r"nobody here resolves huub://.*torchvision://"):
-        load_state("huub://x")
-    with pytest.raises(CheckpointError, match="det-mmdet"):
-        load_state("open-mmlab://detectron2/resnet50_caffe")
-    register_scheme("test-scheme", lambda name, device: {name: torch.zeros(1)})
-    try:
-        assert list(load_state("test-scheme://a")) == ["test-scheme://a"]
-        with pytest.raises(ValueError, match="already a loader"):
-            register_scheme("test-scheme", lambda name, device: {})
-        register_scheme("test-scheme", lambda name, device: {"b": torch.zeros(1)}, override=True)
-        assert list(load_state("test-scheme://a")) == ["b"]
-    finally:
-        weights_module._SCHEMES.pop("test-scheme")
-
-
-def test_torchvision_names_mean_its_published_files(hub, monkeypatch):
-    asked = []
-
-    def download(url, dst, hash_prefix=None, progress=True):
-        asked.append((url.rpartition("/")[2], hash_prefix))
-        torch.save({"conv1.weight": torch.zeros(1)}, dst)
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    assert list(load_state("torchvision://resnet50")) == ["conv1.weight"]
-    load_state("torchvision://resnet50")
-    load_state("torchvision://resnet50.IMAGENET1K_V2")
-    load_state("torchvision://vgg16_bn")
-    assert asked == [
-        ("resnet50-0676ba61.pth", "0676ba61"),
-        ("resnet50-11ad3fa6.pth", "11ad3fa6"),
-        ("vgg16_bn-6c64b313.pth", "6c64b313"),
-    ]
-    with pytest.raises(CheckpointError, match=r"no model 'resnet5'.*resnet50"):
-        load_state("torchvision://resnet5")
-    with pytest.raises(CheckpointError, match="no weights 'v9'; there are imagenet1k_v1, imagenet1k_v2"):
-        load_state("torchvision://resnet50.v9")
-
-
-def test_addresses_are_downloaded_once_and_their_hash_is_checked(hub, tmp_path):
-    torch.save({"a": torch.ones(2)}, tmp_path / "source.pth")
-    digest = hashlib.sha256((tmp_path / "source.pth").read_bytes()).hexdigest()[:8]
-    served = tmp_path / f"w-{digest}.pth"
-    served.write_bytes((tmp_path / "source.pth").read_bytes())
-    # file:// addresses through the same code as http(s) ones.
-    assert load_url(served.as_uri(), "cpu")["a"].tolist() == [1, 1]
-    assert (hub / served.name).is_file()
-    served.unlink()
-    assert load_url(served.as_uri(), "cpu")["a"].tolist() == [1, 1]
-    wrong = tmp_path / "w-00000000.pth"
-    wrong.write_bytes((tmp_path / "source.pth").read_bytes())
-    with pytest.raises(CheckpointError, match=r"invalid hash.*put the file to"):
-        load_url(wrong.as_uri(), "cpu")
-    assert not (hub / wrong.name).exists()
-
-
-def test_addresses_that_end_in_the_same_name_do_not_share_a_file(hub, tmp_path):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        torch.save({folder: torch.ones(1)}, tmp_path / folder / "model.pth")
-        assert list(load_url((tmp_path / folder / "model.pth").as_uri(), "cpu")) == [folder]
-    for nameless in ("https://example.org/", "https://example.org/.."):
-        with pytest.raises(CheckpointError, match="names no file"):
-            load_url(nameless, "cpu")
-
-
-def test_without_network_the_error_says_where_the_file_goes(hub, monkeypatch):
-    monkeypatch.setenv("DETCORE_OFFLINE", "1")
-    with pytest.raises(CheckpointError, match=r"DETCORE_OFFLINE is set and https://.*resnet18-f37072fd.pth"):
-        load_state("torchvision://resnet18")
-    torch.save({"a": torch.ones(1)}, hub / "resnet18-f37072fd.pth")
-    assert list(load_state("torchvision://resnet18")) == ["a"]
-
-    def unreachable(*args, **kwargs):
-        raise OSError("no route to host")
-
-    monkeypatch.delenv("DETCORE_OFFLINE")
-    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    with pytest.raises(CheckpointError, match=r"no route to host.*put the file to .*resnet34"):
-        load_state("torchvision://resnet34")
 
 
 def test_what_does_not_fit_is_one_line_of_the_log(caplog):
