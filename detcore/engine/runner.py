@@ -1,8 +1,9 @@
 """One run: builds its parts from a config, then trains, validates or tests."""
 import contextlib
+import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,12 +179,17 @@ class Runner(RunStatus):
         return path
 
     def publish_checkpoint(self, path: str | Path, keys: Sequence[str]) -> Path | None:
-        """Write a copy that holds only ``keys``, named after a part of its checksum."""
+        """Write a copy that holds only ``keys``; its name ends in the first 8 digits of its SHA-256.
+
+        That is how ``torch.hub.load_state_dict_from_url(check_hash=True)`` checks what it fetched.
+        """
         if self.rank != 0:
             return None
         content = load_checkpoint(path)
-        target = Path(path).with_name(f"{Path(path).stem}-published.pth")
-        save_checkpoint(target, {key: content[key] for key in keys if key in content})
+        written = Path(path).with_name(f".{Path(path).stem}-published.pth")
+        save_checkpoint(written, {key: content[key] for key in keys if key in content})
+        checksum = hashlib.sha256(written.read_bytes()).hexdigest()
+        target = written.replace(Path(path).with_name(f"{Path(path).stem}-published-{checksum[:8]}.pth"))
         self.logger.info("Published %s with %s", target, ", ".join(keys))
         return target
 
@@ -313,6 +319,8 @@ class Runner(RunStatus):
         reason = "failed"
         with RunLog(self, mode), self._signals.installed():
             try:
+                if self.visualizer is not None:
+                    self.visualizer.add_config(self.cfg)
                 yield
                 reason = "finished"
             except StopAsked as asked:

@@ -3,7 +3,7 @@ import json
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,10 @@ class VisBackend(ABC):
     def add_config(self, config: Any) -> None:
         """Take the config of the run."""
 
+    def add_graph(self, model: Any, data_batch: Any = None) -> None:
+        """Take the model of the run; most have no use for it."""
+        return
+
     def add_scalar(self, name: str, value: Any, step: int = 0) -> None:
         """Take one figure."""
         self.add_scalars({name: value}, step)
@@ -91,7 +95,7 @@ class LocalVisBackend(VisBackend):
     ) -> None:
         """Append one line of JSON; to the file of that name instead of the usual one, if it is given."""
         name = Path(file_path).name if file_path else self.scalar_save_file
-        record = {"step": step, **{key: _plain(value) for key, value in scalar_dict.items()}}
+        record = {"step": step, **{key: plain(value) for key, value in scalar_dict.items()}}
         with (self.folder() / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -136,9 +140,9 @@ class TensorboardVisBackend(VisBackend):
     ) -> None:
         """Add the figures that are numbers; TensorBoard has no place for words."""
         for name, value in scalar_dict.items():
-            plain = _plain(value)
-            if isinstance(plain, (int, float)):
-                self.writer().add_scalar(name, plain, step)
+            number = plain(value)
+            if isinstance(number, (int, float)):
+                self.writer().add_scalar(name, number, step)
 
     def add_config(self, config: Any) -> None:
         """Add the config as text."""
@@ -157,15 +161,34 @@ class WandbVisBackend(VisBackend):
     Args:
         save_dir: the folder.
         init_kwargs: arguments of ``wandb.init``, such as ``dict(project='cells')``.
+        define_metric_cfg: which value of a figure sums up the run: ``{'coco/bbox_mAP': 'max'}``, or a list of
+            arguments of ``run.define_metric``.
         commit: whether each call ends W&B's own step.
+        log_code_name: name under which the code of the current folder is kept.
+        watch_kwargs: arguments of ``run.watch``, which follows gradients and weights; the model comes by
+            `add_graph` (`NaiveVisualizationHook` calls it).
     """
 
     def __init__(
-        self, save_dir: str | None = None, init_kwargs: dict[str, Any] | None = None, commit: bool = True
+        self,
+        save_dir: str | None = None,
+        init_kwargs: dict[str, Any] | None = None,
+        define_metric_cfg: Mapping[str, str] | Sequence[Mapping[str, Any]] | None = None,
+        commit: bool = True,
+        log_code_name: str | None = None,
+        watch_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(save_dir)
         self.init_kwargs = init_kwargs or {}
+        named = isinstance(define_metric_cfg, Mapping)
+        self._metrics: list[dict[str, Any]] = (
+            [{"name": name, "summary": summary} for name, summary in define_metric_cfg.items()]
+            if named
+            else [dict(one) for one in define_metric_cfg or ()]
+        )
         self.commit = commit
+        self.log_code_name = log_code_name
+        self.watch_kwargs = watch_kwargs
         self._run: Any = None
 
     def run(self) -> Any:
@@ -180,6 +203,8 @@ class WandbVisBackend(VisBackend):
             except ImportError as error:
                 raise ConfigError("WandbVisBackend needs W&B: pip install 'detcore[wandb]'") from error
             self._run = wandb.init(**{"dir": str(self.folder()), **self.init_kwargs})
+            for metric in self._metrics:
+                self._run.define_metric(**metric)
         return self._run
 
     def add_image(self, name: str, image: np.ndarray, step: int = 0) -> None:
@@ -193,12 +218,18 @@ class WandbVisBackend(VisBackend):
         self, scalar_dict: Mapping[str, Any], step: int = 0, file_path: str | None = None
     ) -> None:
         """Log figures, with the step among them."""
-        record = {name: _plain(value) for name, value in scalar_dict.items()}
+        record = {name: plain(value) for name, value in scalar_dict.items()}
         self.run().log({**record, "step": step}, commit=self.commit)
 
     def add_config(self, config: Any) -> None:
-        """Log the config."""
+        """Log the config, and the code where it has a name."""
         self.run().config.update(config.to_dict(), allow_val_change=True)
+        if self.log_code_name is not None:
+            self.run().log_code(name=self.log_code_name)
+
+    def add_graph(self, model: Any, data_batch: Any = None) -> None:
+        """Let W&B follow the model's gradients and weights."""
+        self.run().watch(model, **(self.watch_kwargs or {}))
 
     def close(self) -> None:
         """End W&B's run."""
@@ -228,7 +259,7 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     path.write_bytes(encoded.tobytes())
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A number that JSON knows (no NaN: readers in other languages stop there), or the value's text."""
     if hasattr(value, "item"):
         value = value.item()

@@ -187,6 +187,11 @@ class Visualizer:
         for backend in self._awake():
             backend.add_config(config)
 
+    def add_graph(self, model: Any, data_batch: Any = None) -> None:
+        """Give the model of the run to all backends."""
+        for backend in self._awake():
+            backend.add_graph(model, data_batch)
+
     def close(self) -> None:
         """Let all backends write what they still hold."""
         for backend in self.vis_backends:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 LAST = "last_checkpoint"
 """Text file with the path of the file saved last."""
-_NUMBERED = re.compile(r"(?!best_).*?(\d+)\.pth")
+_NUMBERED = re.compile(r"(?!best_)(?!.*-published-).*?(\d+)\.pth")
 
 
 class CheckpointFolder:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detcore.engine.hooks.base import Hook
+from detcore.engine.hooks.local_files import require_local
 from detcore.engine.hooks.rule import comparison_rule
 from detcore.errors import ConfigError
 
@@ -21,18 +22,23 @@ class CheckpointHook(Hook):
         by_epoch: Count passes (``epoch_N.pth``), else steps (``iter_N.pth``).
         save_optimizer: Whether checkpoints hold the optimiser; without it they cannot be resumed from.
         save_param_scheduler: Whether checkpoints hold the schedules; the same holds for those.
-        out_dir: Folder for checkpoints, if not the work folder; the run's name is added.
+        out_dir: Folder for checkpoints, if not the work folder; the work folder's name is added.
         max_keep_ckpts: How many of the newest to keep; -1 keeps all.
         save_last: Save at the end of the training as well.
         save_best: Key of the figure (or a list of keys) of which the best checkpoint is kept as
             ``best_<key>_<epoch or iter>_N.pth``; ``auto`` takes the first figure.
-        rule: ``greater`` or ``less``; told from the key where it is left out.
+        rule: ``greater`` or ``less``, one for all keys or one for each; told from the key where it is left
+            out.
         greater_keys: Further parts of keys of which more is better.
         less_keys: Further parts of keys of which less is better.
+        file_client_args: The older name of ``backend_args``.
         published_keys: Write the last and the best checkpoint with only these keys at the end as well.
         save_begin: Pass (or step) before which nothing is saved.
         filename_tmpl: Name of the files, with ``{}`` for the number.
-        backend_args: Accepted for configs of MMDetection.
+        backend_args: None or ``dict(backend='local')``.
+
+    Raises:
+        ConfigError: If a setting makes no sense.
     """
 
     priority = "VERY_LOW"
@@ -48,13 +54,15 @@ class CheckpointHook(Hook):
         save_last: bool = True,
         save_best: str | Sequence[str] | None = None,
         rule: str | Sequence[str] | None = None,
-        greater_keys: Sequence[str] | None = None,
-        less_keys: Sequence[str] | None = None,
+        greater_keys: str | Sequence[str] | None = None,
+        less_keys: str | Sequence[str] | None = None,
+        file_client_args: dict[str, Any] | None = None,
         published_keys: str | Sequence[str] | None = None,
         save_begin: int = 0,
         filename_tmpl: str | None = None,
         backend_args: dict[str, Any] | None = None,
     ) -> None:
+        require_local(self, out_dir, backend_args, file_client_args)
         self.interval = interval
         self.by_epoch = by_epoch
         self.save_optimizer = save_optimizer
@@ -63,21 +71,22 @@ class CheckpointHook(Hook):
         self.max_keep_ckpts = max_keep_ckpts
         self.save_last = save_last
         self.save_begin = save_begin
-        self.published_keys = [published_keys] if isinstance(published_keys, str) else published_keys
+        if save_begin < 0:
+            raise ConfigError(f"CheckpointHook: save_begin must be at least 0, got {save_begin}")
+        self.published_keys = _listed(published_keys)
         self._template = filename_tmpl or ("epoch_{}.pth" if by_epoch else "iter_{}.pth")
-        self._keys = [save_best] if isinstance(save_best, str) else list(save_best or ())
-        rules = [rule] * len(self._keys) if rule is None or isinstance(rule, str) else list(rule)
-        if len(rules) != len(self._keys):
-            raise ConfigError(f"CheckpointHook: {len(self._keys)} keys in save_best, but {len(rules)} rules")
+        if self._template.format(1) == self._template.format(2):
+            raise ConfigError(f"CheckpointHook: filename_tmpl={filename_tmpl!r} has no {{}} for the number")
+        self._keys = _listed(save_best)
         if "auto" in self._keys and len(self._keys) > 1:
             raise ConfigError("CheckpointHook: save_best='auto' cannot stand beside other keys")
+        if len(set(self._keys)) < len(self._keys):
+            raise ConfigError(f"CheckpointHook: save_best={self._keys} names a figure twice")
+        self._directions = (_listed(greater_keys), _listed(less_keys))
         self._rules = [
-            None
-            if key == "auto" and one is None
-            else comparison_rule(key, one, greater_keys or (), less_keys or ())
-            for key, one in zip(self._keys, rules, strict=True)
+            None if key == "auto" and one is None else comparison_rule(key, one, *self._directions)
+            for key, one in zip(self._keys, _rule_of_each(self._keys, rule), strict=True)
         ]
-        self._directions = (tuple(greater_keys or ()), tuple(less_keys or ()))
         self.best: dict[str, dict[str, Any]] = {}
         self.last_name: str | None = None
 
@@ -158,7 +167,7 @@ class CheckpointHook(Hook):
         ):
             return
         unit, number = ("epoch", runner.epoch) if self.by_epoch else ("iter", runner.iter)
-        name = f"best_{re.sub(r'[^A-Za-z0-9.-]+', '_', key)}_{unit}_{number}.pth"
+        name = f"best_{re.sub(r'[^A-Za-z0-9.-]+', '_', key)}_{self._template.format(number)}"
         self.best[key] = {"score": score, "name": name, "step": runner.iter}
         self._write(runner, name, regular=False)
         runner.logger.info(
@@ -170,3 +179,17 @@ class CheckpointHook(Hook):
     def _folder(self, runner: Any) -> Path:
         work_dir = Path(runner.work_dir)
         return work_dir if self.out_dir is None else Path(self.out_dir) / work_dir.name
+
+
+def _listed(value: str | Sequence[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+def _rule_of_each(keys: Sequence[str], rule: str | Sequence[str] | None) -> list[str | None]:
+    """One rule for each key, from one for all or one for each."""
+    rules = [rule] if rule is None or isinstance(rule, str) else list(rule)
+    if len(rules) == 1:
+        return rules * len(keys)
+    if len(rules) != len(keys):
+        raise ConfigError(f"CheckpointHook: {len(keys)} keys in save_best, but {len(rules)} rules")
+    return rules

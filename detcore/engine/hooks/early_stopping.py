@@ -16,7 +16,7 @@ class EarlyStoppingHook(Hook):
     Args:
         monitor: Key of the figure to watch, for example ``coco/bbox_mAP``.
         rule: ``greater`` or ``less``; told from the key where it is left out.
-        min_delta: How much better a figure must be to count.
+        min_delta: How much better, at least, a figure must be to count.
         strict: Whether a missing figure is an error (else a warning).
         check_finite: End at once when the figure is infinite or NaN.
         patience: Validations without an improvement until the end.
@@ -72,7 +72,7 @@ class EarlyStoppingHook(Hook):
         sign = 1.0 if self.rule == "greater" else -1.0
         if self.stopping_threshold is not None and sign * (value - self.stopping_threshold) >= 0:
             return f"{self.monitor} = {value} reached {self.stopping_threshold}"
-        if self.best is None or sign * (value - self.best) > self.min_delta:
+        if self.best is None or sign * value >= sign * self.best + self.min_delta:
             self.best, self.wait_count = value, 0
             return None
         self.wait_count += 1

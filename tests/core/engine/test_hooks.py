@@ -16,6 +16,7 @@ from detcore.engine.hooks.num_class_check import check_num_classes
 from detcore.engine.hooks.order import priority_value
 from detcore.engine.hooks.rule import comparison_rule
 from detcore.errors import ConfigError, TrainingError
+from detcore.registry import HOOKS
 
 
 def noting(name, points, log, **attributes):
@@ -202,6 +203,8 @@ def test_training_ends_early_when_the_threshold_is_reached_or_the_figure_is_nan(
     assert early([0.1, 0.5, 0.6], stopping_threshold=0.5) == 1
     assert early([0.1, math.nan]) == 1
     assert early([0.1, 0.2, 0.3], min_delta=0.05, patience=1) is None
+    assert early([0.5, 0.5, 0.5], min_delta=0, patience=1) is None  # as good as the best counts, as it did
+    assert early([0.25, 0.5, 0.75], min_delta=0.25, patience=1) is None
 
 
 def test_early_stopping_names_the_figures_where_its_own_is_missing():
@@ -236,10 +239,26 @@ def test_an_unclear_direction_must_be_said():
 
 
 def test_an_average_begins_by_step_or_by_pass_but_not_by_both():
-    assert EMAHook(begin_epoch=2).first_step(10) == 20
-    assert EMAHook(begin_iter=7).first_step(10) == 7
+    assert EMAHook(begin_epoch=2).first_step(10) == 10
+    assert EMAHook(begin_iter=7).first_step(10) == 6
+    assert EMAHook().first_step(10) == 0
     with pytest.raises(ConfigError, match="not both"):
         EMAHook(begin_iter=1, begin_epoch=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"momentm": 0.1}, "did you mean 'momentum'"),
+        ({"gamma": 3}, "ExponentialMovingAverage takes no argument 'gamma'"),
+        ({"ema_type": "ExpMomentumEma"}, "ExpMomentumEMA"),
+    ],
+)
+def test_settings_of_the_average_are_checked_before_anything_is_built(settings, words):
+    problems = HOOKS.check({"type": "EMAHook", **settings}, path="custom_hooks.0")
+    assert len(problems) == 1
+    assert words in str(problems[0])
+    assert not HOOKS.check({"type": "EMAHook", "ema_type": "ExpMomentumEMA", "gamma": 3, "device": "cpu"})
 
 
 def test_memory_of_this_process_is_positive():
@@ -320,7 +339,47 @@ def test_a_watched_figure_that_does_not_exist_is_named_with_those_that_do(tmp_pa
 
 
 def test_rules_must_fit_the_watched_keys():
-    with pytest.raises(ConfigError, match="2 keys"):
-        CheckpointHook(save_best=["a_mAP", "b_mAP"], rule=["less"])
+    with pytest.raises(ConfigError, match=r"3 keys.*2 rules"):
+        CheckpointHook(save_best=["a_mAP", "b_mAP", "c_mAP"], rule=["less", "less"])
     with pytest.raises(ConfigError, match="auto"):
         CheckpointHook(save_best=["auto", "b_mAP"])
+    with pytest.raises(ConfigError, match="twice"):
+        CheckpointHook(save_best=["a_mAP", "a_mAP"])
+
+
+def test_one_rule_in_a_list_is_for_all_keys(tmp_path):
+    hook, runner = CheckpointHook(save_best=["a", "b"], rule=["less"]), saving_runner(tmp_path)
+    hook.validation_done(runner, {"a": 1.0, "b": 1.0})
+    runner.epoch = 1
+    hook.validation_done(runner, {"a": 2.0, "b": 0.5})
+    assert runner.saved == ["best_a_epoch_0.pth", "best_b_epoch_0.pth", "best_b_epoch_1.pth"]
+
+
+def test_the_best_checkpoint_bears_the_name_that_the_others_bear(tmp_path):
+    hook, runner = CheckpointHook(save_best="mAP", filename_tmpl="run_{}.pth"), saving_runner(tmp_path)
+    hook.validation_done(runner, {"mAP": 1.0})
+    assert runner.saved == ["best_mAP_run_0.pth"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"filename_tmpl": "model.pth"}, "no {} for the number"),
+        ({"save_begin": -1}, "at least 0, got -1"),
+        ({"out_dir": "s3://bucket/run"}, "only folders of this machine"),
+        ({"backend_args": {"backend": "petrel"}}, r"backend_args.backend='petrel'"),
+        ({"file_client_args": {"backend": "ceph"}}, r"file_client_args.backend='ceph'"),
+        ({"backend_args": {"backend": "local"}, "file_client_args": {"backend": "disk"}}, "not both"),
+    ],
+)
+def test_settings_of_checkpoints_that_make_no_sense_are_refused(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        CheckpointHook(**settings)
+    CheckpointHook(backend_args={"backend": "local"}, greater_keys="score", less_keys=["cost"])
+
+
+def test_a_single_word_tells_the_direction_of_keys(tmp_path):
+    hook, runner = CheckpointHook(save_best="my_cost", less_keys="cost"), saving_runner(tmp_path)
+    for runner.epoch, cost in enumerate([3.0, 2.0, 4.0]):
+        hook.validation_done(runner, {"my_cost": cost})
+    assert runner.saved == ["best_my_cost_epoch_0.pth", "best_my_cost_epoch_1.pth"]

@@ -1,4 +1,5 @@
 """The runner: what it trains, validates, saves, and what it refuses."""
+import hashlib
 import io
 import json
 import logging
@@ -298,21 +299,36 @@ def test_figures_go_to_tensorboard_where_asked(toy_cfg):
     assert (runner.run_dir / "vis_data" / "scalars.json").exists()
 
 
-def test_an_average_may_begin_later(toy_cfg):
-    cfg = toy_cfg(custom_hooks=[{"type": "EMAHook", "begin_epoch": 2}], train_cfg={"max_epochs": 2})
+@pytest.mark.parametrize(
+    ("begin", "averaged"), [({"begin_epoch": 2}, 6), ({"begin_iter": 12}, 1), ({"begin_iter": 0}, 12)]
+)
+def test_an_average_may_begin_later(begin, averaged, toy_cfg):
+    """``begin_epoch=2`` means the second of the passes, ``begin_iter=12`` the twelfth of the steps."""
+    cfg = toy_cfg(custom_hooks=[{"type": "EMAHook", **begin}], train_cfg={"max_epochs": 2})
     runner = Runner.from_cfg(cfg)
     runner.train()
     content = load_checkpoint(Path(runner.work_dir) / "epoch_2.pth")
-    assert torch.equal(content["state_dict"]["conv.weight"], content["trained_state_dict"]["conv.weight"])
+    assert int(content["ema"]["steps"]) == averaged
+    equal = torch.equal(content["state_dict"]["conv.weight"], content["trained_state_dict"]["conv.weight"])
+    assert equal is (averaged == 1)  # the first update copies the weights
 
 
-def test_published_checkpoints_hold_only_what_is_asked(toy_cfg):
+@pytest.mark.parametrize("begin", [{"begin_epoch": 3}, {"begin_iter": 13}])
+def test_an_average_that_would_never_begin_is_refused(begin, toy_cfg):
+    cfg = toy_cfg(custom_hooks=[{"type": "EMAHook", **begin}], train_cfg={"max_epochs": 2})
+    with pytest.raises(ConfigError, match="begins after the end"):
+        Runner.from_cfg(cfg).train()
+
+
+def test_published_checkpoints_hold_only_what_is_asked_and_are_named_by_their_checksum(toy_cfg):
     cfg = toy_cfg(
         default_hooks={"checkpoint": {"published_keys": ["meta", "state_dict"]}}, train_cfg={"max_epochs": 1}
     )
     runner = Runner.from_cfg(cfg)
     runner.train()
-    assert set(load_checkpoint(Path(runner.work_dir) / "epoch_1-published.pth")) == {"meta", "state_dict"}
+    (published,) = Path(runner.work_dir).glob("epoch_1-published-*.pth")
+    assert set(load_checkpoint(published)) == {"meta", "state_dict"}
+    assert published.stem.rpartition("-")[2] == hashlib.sha256(published.read_bytes()).hexdigest()[:8]
 
 
 def test_training_can_end_early(toy_cfg):

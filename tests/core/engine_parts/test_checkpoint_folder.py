@@ -63,7 +63,7 @@ def test_best_published_and_unnumbered_files_are_no_regular_checkpoints(tmp_path
     for name, step in (
         ("best_coco_bbox_mAP_epoch_3.pth", 3),
         ("best_coco_bbox_mAP_epoch_5.pth", 5),
-        ("epoch_2-published.pth", 9),
+        ("epoch_2-published-0a1b2c34.pth", 9),
         ("resnet.pth", 99),
         ("epoch_2.pth", 2),
     ):
