@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from detcore.config.json_lines import key_lines
 from detcore.config.placeholders import Placeholders, quote_bare_markup
 from detcore.config.values import MAX_DEPTH, Budget, ConfigFileError, LimitError, Table, a_kind, check_key
 from detcore.errors import ConfigError
@@ -30,12 +31,14 @@ def read_markup(source: str, file: str, suffix: str, budget: Budget) -> Table:
 
 
 def _read_json(source: str, file: str) -> Any:
+    objects = key_lines(source)
+
     def unique(pairs: list[tuple[str, Any]]) -> Table:
         table = Table(pairs)
-        if len(table) < len(pairs):
-            seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise ConfigFileError(file, 0, f"the key {twice!r} stands twice in one object")
+        for (key, _), line in zip(pairs, next(objects), strict=True):
+            if key in table.lines:
+                raise ConfigFileError(file, line, f"the key {key!r} stands twice in one object")
+            table.lines[key] = (file, line)
         return table
 
     try:

@@ -215,13 +215,13 @@ MARKUP = {
     "comment.json": ('{"a": 1, // x\n "b": 2}', 1),
     "trailing_comma.json": ('{"a": 1,\n}', 2),
     "single_quotes.json": ("{'a': 1}", 1),
-    "key_twice.json": ('{"a": 1, "a": 2}', 0),
+    "key_twice.json": ('{"a": 1,\n"a": 2}', 2),
     "long_integer.json": ('{"a": ' + "9" * 9000 + "}", 0),
     "long_lists.json": ("[" + '{"a":[1]},' * 38_000 + "1]", 1),
     "control.json": ('{"a": "\n"}', 1),
     "empty.json": ("", 1),
-    "placeholder.json": ('{"a": "{{_base_.x}}"}', 0),
-    "reference.json": ('{"a": "${b}"}', 0),
+    "placeholder.json": ('{"b": [{"c": 1}],\n"a": "{{_base_.x}}"}', 2),
+    "reference.json": ('{"a": "${b}"}', 1),
 }
 
 
