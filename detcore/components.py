@@ -186,6 +186,8 @@ def detcore_components(components: ComponentTable) -> None:
         "LoadImageFromNDArray": "detcore.data.transforms.load:LoadImageFromNDArray",
         "MixUp": "detcore.data.transforms.mix:MixUp",
         "Mosaic": "detcore.data.transforms.mix:Mosaic",
+        "MixUp": "detcore.data.transforms.mix:MixUp",
+        "Mosaic": "detcore.data.transforms.mix:Mosaic",
         "PackDetInputs": "detcore.data.pack:PackDetInputs",
         "Pad": "detcore.data.transforms.pad:Pad",
         "PhotoMetricDistortion": "detcore.data.transforms.photometric:PhotoMetricDistortion",

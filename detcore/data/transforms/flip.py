@@ -81,9 +81,9 @@ class RandomFlip(BaseTransform):
             results["gt_masks"] = results["gt_masks"].flip(direction)
         if results.get("gt_seg_map") is not None:
             before = flip_array(results["gt_seg_map"], direction)
-            results["gt_seg_map"] = mirrored = before.copy() if self.swap_seg_labels else before
+            results["gt_seg_map"] = after = before.copy() if self.swap_seg_labels else before
             for left, right in self.swap_seg_labels:
-                mirrored[before == left], mirrored[before == right] = right, left
+                after[before == left], after[before == right] = right, left
         record_homography(results, matrix)
 
     def __repr__(self) -> str:
