@@ -22,6 +22,8 @@ from detcore.nn.base_module import DeferredInit
 
 logger = logging.getLogger(__name__)
 
+SPARE_CELLS = 5  # that convolutions without padding may cost a map (Inception)
+
 
 class TIMMBackbone(BaseModule):
     """Feature maps of a model of timm, as ``Tensor[B, C_i, H_i, W_i]`` whatever the model's own layout is.
@@ -121,15 +123,20 @@ class TIMMBackbone(BaseModule):
         return tuple(maps) if self.pyramid is None else self.pyramid(maps)
 
     def _check_sizes(self, maps: Sequence[Tensor], image: Tensor) -> None:
+        """Notice a model that rescales its input by itself: boxes would be found at wrong places."""
+        inner = getattr(self.timm_model, "model", self.timm_model)
+        size = tuple(image.shape[2:])
+        # CrossViT's maps are those of the size that it rescales to, whatever the image has.
+        wrong = hasattr(inner, "img_size_scaled") and size != tuple(inner.img_size)
         for each, source in zip(maps, self.sources, strict=True):
-            expected = [side / source.stride for side in image.shape[2:]]
-            if any(abs(got - want) >= 2 for got, want in zip(each.shape[2:], expected, strict=True)):
-                size = self.timm_model.pretrained_cfg["input_size"][1:]
-                raise ConfigError(
-                    f"timm's {self.model_name} turns images of {tuple(image.shape[2:])} into maps of "
-                    f"{tuple(each.shape[2:])}, which is not their stride {source.stride}: it rescales its input to "
-                    f"{size} by itself; resize images to that size"
-                )
+            for got, side in zip(each.shape[2:], size, strict=True):
+                wrong |= abs(got - side / source.stride) > max(SPARE_CELLS, side / source.stride / 4)
+        if wrong:
+            raise ConfigError(
+                f"timm's {self.model_name} turns images of {size} into maps of {tuple(maps[0].shape[2:])}, "
+                f"which is not their stride {self.sources[0].stride}: it rescales its input; resize images to "
+                f"{self.timm_model.pretrained_cfg['input_size'][1:]}"
+            )
 
     def init_weights(self) -> None:
         """Load the published weights, if they were asked for; a model of timm has drawn its own already."""

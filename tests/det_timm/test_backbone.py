@@ -41,7 +41,19 @@ def test_a_class_takes_the_variant_that_is_named_and_no_other_classes():
         MODELS.build({"type": "timm.ResNet", "model_name": "efficientnet_b0"})
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100", "swin_tiny_patch4_window7_224"])
+REPRESENTATIVES = [
+    "resnet18", "mobilenetv3_small_100", "swin_tiny_patch4_window7_224", "efficientnet_b0", "convnext_atto",
+    "regnetx_002", "densenet121", "dla34", "hrnet_w18_small", "vgg11", "cspresnet50", "ghostnet_100",
+    "mobilevit_xxs", "mobilenetv2_050", "pvt_v2_b0", "repvgg_a0", "res2net50_14w_8s", "resnest14d",
+    "rexnet_100", "selecsls42", "seresnet18", "skresnet18", "edgenext_xx_small", "fastvit_t8", "hgnetv2_b0",
+    "inception_next_atto", "mambaout_femto", "swinv2_tiny_window8_256", "tiny_vit_5m_224", "xception41",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*REPRESENTATIVES[:3], *(pytest.param(each, marks=pytest.mark.slow) for each in REPRESENTATIVES[3:])],
+)
 def test_maps_are_those_of_timm(name):
     torch.manual_seed(0)
     backbone = TIMMBackbone(name)
