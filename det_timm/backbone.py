@@ -134,7 +134,7 @@ class TIMMBackbone(BaseModule):
         if wrong:
             raise ConfigError(
                 f"timm's {self.model_name} turns images of {size} into maps of {tuple(maps[0].shape[2:])}, "
-                f"which is not their stride {self.sources[0].stride}: it rescales its input; resize images to "
+                f"which is not their stride {self.sources[0].stride}: it rescales images; resize them to "
                 f"{self.timm_model.pretrained_cfg['input_size'][1:]}"
             )
 

@@ -212,5 +212,5 @@ def test_the_model_that_a_class_means_is_of_that_class(name):
 def test_a_model_that_rescales_its_input_by_itself_says_so():
     backbone = TIMMBackbone("crossvit_tiny_240").eval()
     assert backbone(torch.rand(1, 3, 240, 240))[0].shape[2:] == (20, 20)
-    with pytest.raises(ConfigError, match="rescales its input"):
+    with pytest.raises(ConfigError, match="rescales images"):
         backbone(torch.rand(1, 3, 112, 112))
