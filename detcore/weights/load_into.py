@@ -1,22 +1,26 @@
 """Putting named tensors into modules, and saying what did not fit."""
+
 from __future__ import annotations
 
 import logging
 import re
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
 from detcore.errors import CheckpointError
+from detcore.weights.explain import explain_misfit, some_names
 
 logger = logging.getLogger(__name__)
-_SHOWN = 8
+_WRAPPER = "module."  # what DistributedDataParallel puts before every name
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the names of a state dict.
+    """What became of the names of a state dict; true where something did not fit.
 
     Attributes:
         loaded: Names that were loaded.
@@ -30,17 +34,23 @@ class LoadReport:
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
 
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.mismatched)
+
 
 def load_into_module(
     module: nn.Module,
-    state: Mapping[str, Tensor],
+    state: Mapping[str, Any],
     *,
     strict: bool = False,
     allow_mismatch: bool = False,
     ignore_unexpected: Sequence[str] = (),
     source: str = "the state dict",
 ) -> LoadReport:
-    """Copy tensors into a module. What did not fit is said in one line of the log.
+    """Copy tensors into a module. What did not fit is said in one entry of the log.
+
+    A leading ``module.`` before every name is dropped. A missing ``num_batches_tracked`` is no news: averages
+    of old files come without that count, which nothing depends on.
 
     Args:
         module: Where to.
@@ -54,59 +64,73 @@ def load_into_module(
         CheckpointError: Shapes differ, nothing fits, or names differ and ``strict`` is set. The module is
             as it was before.
     """
-    own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    given, own = _unwrapped(state, module), module.state_dict()
     mismatched = [
-        (name, tuple(state[name].shape), tuple(own[name].shape))
-        for name in own
-        if name in state and state[name].shape != own[name].shape
+        (name, tuple(value.shape), tuple(own[name].shape))
+        for name, value in given.items()
+        if isinstance(value, Tensor) and isinstance(own.get(name), Tensor) and value.shape != own[name].shape
     ]
-    excluded = {name for name, _, _ in mismatched}
-    unexpected = [name for name in state if name not in own]
-    # Averages of old checkpoints come without a count of batches, which nothing depends on.
-    missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
-    loaded = [name for name in own if name in state and name not in excluded]
-    report = LoadReport(loaded, missing, unexpected, mismatched)
     what = type(module).__name__
-    if own and not loaded and not mismatched:
-        raise CheckpointError(f"{source} does not fit {what}: {_nothing_fits(own, state)}")
-    quiet = [name for name in unexpected if any(re.search(p, name) for p in ignore_unexpected)]
-    loud = LoadReport(loaded, missing, [name for name in unexpected if name not in quiet], mismatched)
-    differences = _differences(loud)
-    if (mismatched and not allow_mismatch) or (strict and (missing or loud.unexpected)):
-        raise CheckpointError(f"{source} does not fit {what}: {differences}")
-    module.load_state_dict({name: state[name] for name in loaded}, strict=False)
+    if mismatched and (strict or not allow_mismatch):
+        report = _compare(own, given, mismatched)
+        raise CheckpointError(explain_misfit(report, given, own, what, source))
+    fitting = _without({name for name, _, _ in mismatched}, given)
+    # Modules may rename what they are given, so only loading tells what fits; where it does not, all goes back.
+    before = None if fitting.keys() == own.keys() else _clone(own)
+    try:
+        result = module.load_state_dict(fitting, strict=False)
+    except RuntimeError as error:
+        module.load_state_dict(before or {}, strict=False)
+        raise CheckpointError(f"{source} does not fit {what}: {error}") from error
+    uncounted = {name for name in own if name.endswith("num_batches_tracked") and name not in given}
+    missing = [name for name in result.missing_keys if name not in given and name not in uncounted]
+    quiet = [name for name in result.unexpected_keys if any(re.search(p, name) for p in ignore_unexpected)]
+    unexpected = [name for name in result.unexpected_keys if name not in quiet]
+    unloaded = {*missing, *uncounted, *(name for name, _, _ in mismatched)}
+    report = LoadReport([name for name in own if name not in unloaded], missing, unexpected, mismatched)
+    if own and ((strict and report) or not (report.loaded or mismatched)):
+        module.load_state_dict(before or {}, strict=False)
+        raise CheckpointError(explain_misfit(report, given, own, what, source))
     if quiet:
         logger.debug("%s: %d names are not for %s: %s", source, len(quiet), what, some_names(quiet))
-    if differences:
-        logger.warning("%s into %s: %d names loaded; %s", source, what, len(loaded), differences)
+    if report:
+        logger.warning("%s", explain_misfit(report, given, own, what, source))
     else:
-        logger.info("%s into %s: all %d names loaded", source, what, len(loaded))
-    return report
+        logger.info("%s into %s: all %d names loaded", source, what, len(report.loaded))
+    return report if not quiet else LoadReport(report.loaded, missing, [*unexpected, *quiet], mismatched)
 
 
-def _differences(report: LoadReport) -> str:
-    parts = []
-    if report.mismatched:
-        shapes = [f"{name} {got} instead of {want}" for name, got, want in report.mismatched]
-        parts.append(f"{len(shapes)} of another shape: {some_names(shapes)}")
-    if report.missing:
-        parts.append(f"{len(report.missing)} missing: {some_names(report.missing)}")
-    if report.unexpected:
-        parts.append(f"{len(report.unexpected)} unexpected: {some_names(report.unexpected)}")
-    return "; ".join(parts)
+def _unwrapped(state: Mapping[str, Any], module: nn.Module) -> OrderedDict[str, Any]:
+    """A copy, with the versions by which modules recognise weights in an older layout."""
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise CheckpointError(f"weights must be a dict from names to tensors, got {type(state).__name__}")
+    wrapped = (
+        bool(state) and all(name.startswith(_WRAPPER) for name in state) and not hasattr(module, "module")
+    )
+    names = {name: name.removeprefix(_WRAPPER) if wrapped else name for name in state}
+    copied = OrderedDict((names[name], value) for name, value in state.items())
+    return _versioned(copied, state)
 
 
-def _nothing_fits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    theirs, ours = some_names(list(state)), some_names(list(own))
-    text = f"none of its names is known. It has {theirs}; the module has {ours}"
-    first = next(iter(own))
-    inside = next((name for name in state if name.endswith(f".{first}")), None)
-    if inside is not None:
-        text += f". Taking prefix={inside.removesuffix(first)!r} may help"
-    return text
+def _without(names: set[str], state: OrderedDict[str, Any]) -> OrderedDict[str, Any]:
+    return _versioned(OrderedDict((k, v) for k, v in state.items() if k not in names), state)
 
 
-def some_names(names: Sequence[str]) -> str:
-    """The first names, and how many there are where they are many."""
-    shown = ", ".join(str(name) for name in names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown}, ... ({len(names)} in all)"
+def _versioned(state: OrderedDict[str, Any], like: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    if hasattr(like, "_metadata"):
+        state._metadata = like._metadata  # type: ignore[attr-defined]
+    return state
+
+
+def _compare(own: Mapping[str, Any], given: Mapping[str, Any], mismatched: list[Any]) -> LoadReport:
+    other = {name for name, _, _ in mismatched}
+    return LoadReport(
+        [name for name in own if name in given and name not in other],
+        [name for name in own if name not in given and not name.endswith("num_batches_tracked")],
+        [name for name in given if name not in own],
+        mismatched,
+    )
+
+
+def _clone(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}

@@ -12,7 +12,7 @@ from torch import Tensor
 from detcore.errors import CheckpointError
 from detcore.weights.fetch import fetch, wanted_prefix
 from detcore.weights.files import load_file
-from detcore.weights.load_into import some_names
+from detcore.weights.explain import some_names
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 

@@ -2,11 +2,10 @@
 
 from detcore.engine.checkpoint.files import load_checkpoint, save_checkpoint, verify_checkpoint
 from detcore.engine.checkpoint.folder import CheckpointFolder
-from detcore.engine.checkpoint.weights import LoadReport, load_into_model
+from detcore.engine.checkpoint.weights import load_into_model
 
 __all__ = [
     "CheckpointFolder",
-    "LoadReport",
     "load_checkpoint",
     "load_into_model",
     "save_checkpoint",

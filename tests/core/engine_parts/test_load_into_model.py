@@ -59,7 +59,7 @@ def test_not_strict_loads_what_fits_and_warns_of_the_rest(caplog):
     weights = copy_of(Detector(classes=80))
     with caplog.at_level(logging.WARNING):
         report = load_into_model(model, weights, strict=False, source="coco.pth")
-    assert len(report.reshaped) == 2
+    assert len(report.mismatched) == 2
     assert not report.missing
     assert not report.unexpected
     assert "another number of classes" in caplog.text
