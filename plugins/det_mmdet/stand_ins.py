@@ -49,6 +49,12 @@ class Config(StandIn):
         return state[0] if isinstance(state, tuple) and state else self.named_state().get("_cfg_dict")
 
 
+class Scheduler(StandIn):
+    """A schedule, whose class files name beside one of its functions; it is never restored itself."""
+
+    __slots__ = ()
+
+
 class LazyName(StandIn):
     """A name that a config in pure Python imports, ``mmengine.config.lazy.LazyObject`` or ``LazyAttr``."""
 

@@ -1,9 +1,7 @@
 """Writing a checkpoint so that it is there whole or not at all, and reading it so that damage is noticed."""
 
 import contextlib
-import logging
 import os
-import re
 import shutil
 import socket
 from collections.abc import Mapping
@@ -15,11 +13,9 @@ import torch
 from detcore.engine.checkpoint.plain import to_plain
 from detcore.engine.checkpoint.seal import SealingWriter, compute_sha256, read_seal
 from detcore.errors import CheckpointError
-
-logger = logging.getLogger(__name__)
-
-MARK = "detcore_checkpoint"
-"""Key in the content of our files: one that lost its seal is known for ours by it."""
+from detcore.weights import fetch
+from detcore.weights.files import load_file
+from detcore.weights.reader import MARK, open_regular, read_weights_file, upgraded
 
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -57,13 +53,14 @@ def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
 def load_checkpoint(
     path: str | Path, map_location: str | torch.device = "cpu", *, require_checksum: bool = False
 ) -> dict[str, Any]:
-    """Read a checkpoint; never runs code from it.
+    """Read a checkpoint, as tensors and plain data; never runs code from it.
 
     A file that carries our checksum must agree with it. A file without one is read if it was written by
-    another program, unless ``require_checksum`` is set: then a missing checksum is damage.
+    another program, unless ``require_checksum`` is set: then a missing checksum is damage. What another
+    program wrote in an older layout, a plugin may turn into today's.
 
     Args:
-        path: A file of ``save_checkpoint`` or ``torch.save``.
+        path: A file of ``save_checkpoint`` or ``torch.save``, or another name of weights (``detcore.weights.fetch``).
         map_location: Device of the tensors.
         require_checksum: Set where only a file of our own will do, as for resuming a run from its folder.
 
@@ -71,19 +68,23 @@ def load_checkpoint(
         CheckpointError: When there is no such file, it is damaged, or it holds more than tensors and plain
             data.
     """
-    path = Path(path)
+    path = fetch(path)
+    if path.suffix == ".safetensors":
+        return dict(load_file(path, str(map_location)))
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             sealed = _check_seal(file, path, require_checksum)
-            file.seek(0)
-            content = _read(file, path, map_location)
+            content = read_weights_file(file, map_location, verified=sealed)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}{_neighbours(path)}") from error
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict with weights")
-    if content.pop(MARK, None) is not None and not sealed:
+    if MARK not in content:
+        return dict(upgraded(content))
+    del content[MARK]
+    if not sealed:
         raise CheckpointError(
             f"{path} is damaged: detcore wrote it, but the checksum at its end is missing or broken"
             f" (if another program rewrote it on purpose, let it drop the key '{MARK}')"
@@ -94,7 +95,7 @@ def load_checkpoint(
 def verify_checkpoint(path: str | Path) -> str | None:
     """What is wrong with a checkpoint of ours, in words; None if it is whole. Reads all, loads nothing."""
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(Path(path)) as file:
             _check_seal(file, Path(path), True)
     except OSError as error:
         return f"cannot read {path}: {error.strerror or error}"
@@ -147,25 +148,6 @@ def _check_seal(file: BinaryIO, path: Path, required: bool) -> bool:
     if compute_sha256(file) != seal.sha256:
         raise CheckpointError(f"{path} is damaged: its bytes do not agree with the checksum at its end")
     return True
-
-
-def _read(file: BinaryIO, path: Path, map_location: str | torch.device) -> Any:
-    try:
-        return torch.load(file, map_location=map_location, weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch, zip and pickle each raise their own kinds for damaged files
-        # `from None`: torch's own message advises to load the file unsafely.
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if refused:
-            raise CheckpointError(
-                f"{path} is refused: it holds {refused[1]}, which is neither a tensor nor plain data, and"
-                " which only running code from the file could restore"
-            ) from None
-        if str(error).startswith("Weights only load failed"):
-            raise CheckpointError(f"{path} is damaged, or no checkpoint of torch") from None
-        reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
-        raise CheckpointError(f"{path} is damaged, or no checkpoint of torch: {reason}") from error
 
 
 def _steps(content: Mapping[str, Any]) -> int:

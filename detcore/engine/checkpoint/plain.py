@@ -45,7 +45,7 @@ class _Plain:
                 " or within itself"
             )
         if isinstance(value, Tensor):
-            return self._tensor(value)
+            return self._tensor(value, path)
         if isinstance(value, Mapping):
             return self._mapping(value, path, depth)
         if isinstance(value, list | tuple | set | frozenset):
@@ -55,7 +55,9 @@ class _Plain:
             )
         return self._other(value, path)
 
-    def _tensor(self, value: Tensor) -> Tensor:
+    def _tensor(self, value: Tensor, path: str) -> Tensor:
+        if value.is_quantized or value.layout not in (torch.strided, torch.sparse_coo):
+            raise CheckpointError(f"a checkpoint cannot hold '{path}': a quantized or compressed tensor")
         if id(value) not in self.seen:
             plain = value.detach()
             if type(plain) is not Tensor:
