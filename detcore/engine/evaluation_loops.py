@@ -1,15 +1,13 @@
 """The loops over the validation and the test data: predict, hand over to the metrics, compute the figures."""
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from detcore.engine.rng import capture_rng, restore_rng
+from detcore.engine.base_loop import BaseLoop
 
 
-class ValLoop:
+class ValLoop(BaseLoop):
     """Evaluates the model on the validation data.
 
     Args:
@@ -22,36 +20,28 @@ class ValLoop:
     mode = "val"
 
     def __init__(self, runner: Any, dataloader: Any, evaluator: Any, fp16: bool = False) -> None:
-        self.runner = runner
-        self.dataloader = dataloader
+        super().__init__(runner, dataloader)
         self.evaluator = evaluator
         self.fp16 = fp16
 
     def run(self) -> dict[str, float]:
         """Predict every image once and compute the figures.
 
-        The training's random generators and the model's mode are left as they were, so that evaluating more
-        or less often changes nothing else.
-
         Returns:
             Figures by name, for example ``coco/bbox_mAP``.
         """
         runner, mode = self.runner, self.mode
-        was_training = runner.model.training
         runner.log_processor.start(mode)
         runner.call_hook(f"before_{mode}")
         runner.call_hook(f"before_{mode}_epoch")
-        with _generators_kept(), runner.averaged_weights(), torch.no_grad():
-            runner.model.eval()
-            try:
-                for batch_idx, batch in enumerate(self.dataloader):
-                    self.run_iter(batch_idx, batch)
-                metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
-            finally:
-                runner.model.train(was_training)
+        with runner.evaluating():
+            for batch_idx, batch in enumerate(self.dataloader):
+                self.run_iter(batch_idx, batch)
+            metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
         runner.call_hook(f"after_{mode}_epoch", metrics=metrics)
         runner.call_hook(f"after_{mode}")
         runner.observe("evaluation_finished", metrics=metrics)
+        runner.evaluated(mode, metrics)
         return metrics
 
     def run_iter(self, batch_idx: int, batch: Any) -> None:
@@ -85,13 +75,3 @@ def predict_step(model: nn.Module, batch: Any) -> list[Any]:
     preprocess: Any = model.data_preprocessor
     prepared = preprocess(batch, training=False)
     return model(prepared["inputs"], prepared["data_samples"], mode="predict")
-
-
-@contextlib.contextmanager
-def _generators_kept() -> Iterator[None]:
-    """Leave all random generators as they were found."""
-    before = capture_rng()
-    try:
-        yield
-    finally:
-        restore_rng(before)

@@ -112,6 +112,13 @@ class LogProcessor:
             self._times[0] += float(scalars["time"])
             self._times[1] += 1
 
+    def histories(self) -> dict[str, dict[str, list[float]]]:
+        """Mode -> name -> the values that are still kept, oldest first."""
+        return {
+            mode: {name: history.read() for name, history in named.items()}
+            for mode, named in self._histories.items()
+        }
+
     def start(self, mode: str) -> None:
         """Forget the figures of an earlier evaluation."""
         self._histories.pop(mode, None)

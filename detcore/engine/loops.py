@@ -1,15 +1,21 @@
-"""The two training loops; each reads from top to bottom."""
+"""The two training loops; each reads from top to bottom.
+
+Loops of users' own derive from these and may replace ``run``, ``run_epoch`` and what else they need in
+MMEngine's shape, which counts in ``_epoch`` and ``_iter``. What must happen around a pass all the same is in
+:meth:`TrainLoop.begin_pass` and :meth:`EpochBasedTrainLoop.end_epoch`, which do nothing the second time.
+"""
 import bisect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from detcore.engine.base_loop import BaseLoop
 from detcore.engine.hooks.switch import SwitchHook
 from detcore.engine.hooks.sync import SyncHook
 from detcore.engine.step import train_step
 from detcore.errors import ConfigError, DataError
 
 
-class TrainLoop:
+class TrainLoop(BaseLoop):
     """What both training loops share: one step, and when an evaluation is due.
 
     Args:
@@ -32,19 +38,38 @@ class TrainLoop:
         _positive("val_interval", val_interval)
         for _, interval in dynamic_intervals or ():
             _positive("an interval of dynamic_intervals", interval)
-        self.runner = runner
-        self.dataloader = dataloader
+        super().__init__(runner, dataloader)
         self.val_begin = val_begin
+        self.val_interval = val_interval
         self.stop_training = False
-        self.epoch = 0
-        self.iter = 0
+        self._epoch = 0
+        self._iter = 0
+        self._max_epochs = 0
+        self._max_iters = 0
         self.inner = 0  # batches of this pass that are done
+        self._opened = -1  # the pass that begin_pass was called for
         self._milestones = [0, *(milestone for milestone, _ in dynamic_intervals or ())]
         self._intervals = [val_interval, *(interval for _, interval in dynamic_intervals or ())]
 
-    def run(self) -> None:
-        """Train until the end."""
-        raise NotImplementedError
+    @property
+    def epoch(self) -> int:
+        """Complete passes."""
+        return self._epoch
+
+    @property
+    def iter(self) -> int:
+        """Complete steps."""
+        return self._iter
+
+    @property
+    def max_epochs(self) -> int:
+        """Passes of the whole training."""
+        return self._max_epochs
+
+    @property
+    def max_iters(self) -> int:
+        """Steps of the whole training."""
+        return self._max_iters
 
     def validation_due(self) -> bool:
         """Whether the run, as it stands between two steps, asks for an evaluation."""
@@ -60,8 +85,17 @@ class TrainLoop:
         Args:
             batch_idx: Zero-based position in the pass.
             batch: What the loader gave.
+
+        Raises:
+            ConfigError: A loop of a user's own went on to another pass without closing the one before.
         """
         runner = self.runner
+        if runner.state.epoch != self._epoch:
+            raise ConfigError(
+                f"{type(self).__name__} counts {self._epoch} passes, but {runner.state.epoch} were closed; "
+                "where both run and run_epoch are replaced, call self.end_epoch() after each (schedules, "
+                "saving)"
+            )
         runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=batch)
         runner.rates = runner.learning_rates()  # those of this step; the step moves the schedules on
         report = train_step(runner.state, batch)
@@ -69,9 +103,9 @@ class TrainLoop:
         if report.grad_norm is not None:
             runner.log_processor.record("train", {"grad_norm": report.grad_norm})
         runner.call_hook("after_train_iter", batch_idx=batch_idx, data_batch=batch, outputs=report.losses)
-        self.iter += 1
+        self._iter += 1
         self.inner += 1
-        runner.state.step = self.iter
+        runner.state.step = self._iter
         runner.observe("step_finished", report=report)
         for checkpoints in runner.checkpoint_policies:
             checkpoints.step_done(runner)
@@ -79,8 +113,14 @@ class TrainLoop:
 
     def begin_pass(self) -> None:
         """Make the changes that hooks ask for from this pass on; the loader must not have begun it."""
+        if self._opened == self._epoch:
+            return
+        self._opened = self._epoch
         for switch in self.runner.hooks.find(SwitchHook):
             switch.begin_pass(self.runner)
+
+    def end_epoch(self) -> None:
+        """Close the pass that was counted last; in a run by steps there is none before the end."""
 
     def validate(self) -> None:
         """Bring the processes' buffers together where a hook asks for it, then evaluate."""
@@ -108,11 +148,11 @@ class TrainLoop:
 
     def state_dict(self) -> dict[str, int]:
         """Where the run stands: complete passes, complete steps, batches done in this pass."""
-        return {"epoch": self.epoch, "iter": self.iter, "inner": self.inner}
+        return {"epoch": self._epoch, "iter": self._iter, "inner": self.inner}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from there."""
-        self.epoch, self.iter, self.inner = state["epoch"], state["iter"], state["inner"]
+        self._epoch, self._iter, self.inner = state["epoch"], state["iter"], state["inner"]
 
     def _interval_holds(self, done: int, total: int) -> bool:
         if done == 0 or self.runner.val_loop is None or done < self.val_begin:
@@ -143,22 +183,26 @@ class EpochBasedTrainLoop(TrainLoop):
         dynamic_intervals: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         super().__init__(runner, dataloader, val_begin, val_interval, dynamic_intervals)
-        self.max_epochs = _positive("max_epochs", max_epochs)
+        self._max_epochs = _positive("max_epochs", max_epochs)
         self.epoch_length: int | None = _length(dataloader)
-        self.max_iters = self.max_epochs * self.epoch_length
+        self._max_iters = self._max_epochs * self.epoch_length
 
     def run(self) -> None:
         """Train until ``max_epochs`` passes are complete."""
         runner = self.runner
         runner.call_hook("before_train")
-        if self.inner == 0 and self.validation_due() and runner.last_validation != self.iter:
+        if self.inner == 0 and self.validation_due() and runner.last_validation != self._iter:
             self.validate()  # the interrupted run still owed it
-        while self.epoch < self.max_epochs and not self.stop_training:
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.begin_pass()
             self.run_epoch()
+            self.end_epoch()
+            if self.validation_due():
+                self.validate()
         runner.call_hook("after_train")
 
     def run_epoch(self) -> None:
-        """Make the steps of one pass (or of what a resumed run has left of it), then evaluate if due."""
+        """Make the steps of one pass, or of what a resumed run has left of it, and count the pass."""
         runner = self.runner
         self.begin_pass()
         runner.call_hook("before_train_epoch")
@@ -166,26 +210,31 @@ class EpochBasedTrainLoop(TrainLoop):
         if self.inner < _length(self.dataloader):
             for batch_idx, batch in self.batches():
                 self.run_iter(batch_idx, batch)
-        runner.state.schedules.step_epoch()
         runner.call_hook("after_train_epoch")
+        self._epoch += 1
+        self.end_epoch()
+
+    def end_epoch(self) -> None:
+        """Close the pass that was counted last: schedules, saving, the loader's next order."""
+        runner = self.runner
+        if runner.state.epoch == self._epoch:
+            return
+        runner.state.schedules.step_epoch()
         self._synchronise("after_pass")
-        self.epoch += 1
         self.inner = 0
-        runner.state.epoch = self.epoch
-        self.dataloader.set_epoch(self.epoch)
+        runner.state.epoch = self._epoch
+        self.dataloader.set_epoch(self._epoch)
         for checkpoints in runner.checkpoint_policies:
             checkpoints.epoch_done(runner)
         runner.stop_if_asked()
-        if self.validation_due():
-            self.validate()
 
     def validation_due(self) -> bool:
         """Whether the passes that are complete ask for an evaluation."""
-        return self._interval_holds(self.epoch, self.max_epochs)
+        return self._interval_holds(self._epoch, self._max_epochs)
 
     def is_past_its_end(self) -> bool:
         """Whether a resumed run has more passes than ``max_epochs``."""
-        return self.epoch > self.max_epochs or (self.epoch == self.max_epochs and self.inner > 0)
+        return self._epoch > self._max_epochs or (self._epoch == self._max_epochs and self.inner > 0)
 
 
 class IterBasedTrainLoop(TrainLoop):
@@ -210,8 +259,8 @@ class IterBasedTrainLoop(TrainLoop):
         dynamic_intervals: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         super().__init__(runner, dataloader, val_begin, val_interval, dynamic_intervals)
-        self.max_iters = _positive("max_iters", max_iters)
-        self.max_epochs = 1
+        self._max_iters = _positive("max_iters", max_iters)
+        self._max_epochs = 1
         self.epoch_length: int | None = None
         self.passes = 0
 
@@ -222,19 +271,19 @@ class IterBasedTrainLoop(TrainLoop):
         first = self.iter
         self.begin_pass()
         runner.call_hook("before_train_epoch")
-        if self.validation_due() and runner.last_validation != self.iter:
+        if self.validation_due() and runner.last_validation != self._iter:
             self.validate()  # the interrupted run still owed it
-        while self.iter < self.max_iters and not self.stop_training:
+        while self._iter < self._max_iters and not self.stop_training:
             self.run_pass()
         runner.call_hook("after_train_epoch")
-        if self.epoch < self.max_epochs or self.iter > first:
+        if self._epoch < self._max_epochs or self._iter > first:
             self.end_pass()
         runner.call_hook("after_train")
 
     def end_pass(self) -> None:
         """Close the one pass that hooks see; with a policy that saves by pass this is its only checkpoint."""
         self._synchronise("after_pass")
-        self.epoch = self.runner.state.epoch = self.max_epochs
+        self._epoch = self.runner.state.epoch = self._max_epochs
         for checkpoints in self.runner.checkpoint_policies:
             checkpoints.epoch_done(self.runner)
 
@@ -245,12 +294,12 @@ class IterBasedTrainLoop(TrainLoop):
         before = self.iter
         resumed = self.inner > 0
         for _, batch in self.batches():
-            self.run_iter(self.iter, batch)
+            self.run_iter(self._iter, batch)
             if self.validation_due():
                 self.validate()
-            if self.iter >= self.max_iters or self.stop_training:
+            if self._iter >= self._max_iters or self.stop_training:
                 return
-        if self.iter == before and not resumed:
+        if self._iter == before and not resumed:
             raise ConfigError(
                 "train_dataloader gives no batch at all: is the data set empty, or smaller than one "
                 "batch with drop_last=True?"
@@ -261,11 +310,11 @@ class IterBasedTrainLoop(TrainLoop):
 
     def validation_due(self) -> bool:
         """Whether the steps that are complete ask for an evaluation."""
-        return self._interval_holds(self.iter, self.max_iters)
+        return self._interval_holds(self._iter, self._max_iters)
 
     def is_past_its_end(self) -> bool:
         """Whether a resumed run has more steps than ``max_iters``."""
-        return self.iter > self.max_iters
+        return self._iter > self._max_iters
 
     def state_dict(self) -> dict[str, int]:
         """Where the run stands, and how often the loader started over."""

@@ -14,6 +14,7 @@ from detcore.engine import distributed
 from detcore.engine.hooks import Hook, HookList
 from detcore.engine.hooks.ema import EMAHook
 from detcore.engine.optim import build_optim_wrapper, scale_lr
+from detcore.engine.loops import TrainLoop
 from detcore.engine.schedules import build_schedules
 from detcore.engine.settings import (
     check_config,
@@ -22,6 +23,7 @@ from detcore.engine.settings import (
     loop_config,
     warn_about_keys,
 )
+from detcore.visualization import Visualizer
 from detcore.engine.state import TrainState
 from detcore.errors import ConfigError
 from detcore.evaluation import build_evaluator
@@ -80,6 +82,14 @@ class RunParts:
             model_cfg = {**model_cfg, "data_preprocessor": preprocessor}
         model = MODELS.build(model_cfg, default_scope=self.scope, path="model").to(device)
         if self.cfg.get("channels_last"):
+        for method in ("train_step", "parse_losses"):
+            if hasattr(model, method):
+                _log.warning(
+                    "%s.%s is not called: one step is detcore.engine.step.train_step, which sums the entries "
+                    "of the model's loss() whose names hold 'loss'",
+                    type(model).__name__,
+                    method,
+                )
             model = model.to(memory_format=torch.channels_last)
         return model
 
@@ -114,12 +124,12 @@ class RunParts:
         )
 
     def build_visualizer(self, folder: Path) -> Any:
-        """The visualiser with its backends, or None where the config has neither."""
+        """The visualiser with its backends; one without any where the config has none, or not for us."""
         cfg = self.cfg.get("visualizer")
         if cfg is None and self.cfg.get("vis_backends"):
             cfg = {"type": "DetLocalVisualizer", "vis_backends": self.cfg["vis_backends"]}
-        if cfg is None:
-            return None
+        if cfg is None or distributed.rank() != 0:
+            return Visualizer()
         if isinstance(cfg, Mapping):
             cfg = {"save_dir": str(folder), **cfg}
         return VISUALIZERS.build(cfg, default_scope=self.scope, path="visualizer")
@@ -145,8 +155,7 @@ class RunParts:
         )
         metainfo: Any = getattr(loader.dataset, "metainfo", None)
         evaluator.dataset_meta = metainfo
-        if runner.visualizer is not None:
-            runner.visualizer.dataset_meta = metainfo
+        runner.visualizer.dataset_meta = metainfo
         loop = loop_config(self.cfg.get(f"{mode}_cfg") or {}, "ValLoop" if mode == "val" else "TestLoop")
         return LOOPS.build(
             loop,
@@ -167,6 +176,11 @@ class RunParts:
             train, default_scope=self.scope, path="train_cfg", runner=runner, dataloader=loader
         )
         wrapped = self._wrap(runner.model)
+        if not isinstance(runner.train_loop, TrainLoop):
+            raise ConfigError(
+                "train_cfg: a training loop derives from EpochBasedTrainLoop or IterBasedTrainLoop of "
+                f"detcore.engine.loops; {type(runner.train_loop).__name__} does not"
+            )
         optim = build_optim_wrapper(runner.model, self._optimiser(), default_scope=self.scope)
         optim.max_steps = runner.max_iters
         scaling = cfg.get("auto_scale_lr") or {}

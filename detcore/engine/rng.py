@@ -1,10 +1,11 @@
 """State of all random number generators, as tensors and plain data that a checkpoint may hold."""
 
 import base64
+import contextlib
 import json
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,16 @@ def restore_rng(state: Mapping[str, Any]) -> None:
         )
         return
     torch.cuda.set_rng_state_all([part.cpu() for part in cuda])
+
+
+@contextlib.contextmanager
+def generators_kept() -> Iterator[None]:
+    """Leave all random generators as they were found."""
+    before = capture_rng()
+    try:
+        yield
+    finally:
+        restore_rng(before)
 
 
 def capture_rng_of_all_ranks() -> list[dict[str, Any]]:

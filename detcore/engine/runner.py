@@ -13,9 +13,12 @@ from detcore.config import Config
 from detcore.engine import distributed
 from detcore.engine.checkpoint import CheckpointFolder, load_checkpoint, load_into_model, save_checkpoint
 from detcore.engine.environment import prepare_environment
+from detcore.engine.evaluation_loops import ValLoop
 from detcore.engine.hooks import Hook
+from detcore.engine.message_hub import MessageHub
 from detcore.engine.parts import RunParts
 from detcore.engine.records import JsonLines
+from detcore.engine.rng import generators_kept
 from detcore.engine.run_log import RunLog
 from detcore.engine.run_status import RunStatus
 from detcore.engine.signals import RunInterrupted, StopAsked, StopSignals
@@ -53,12 +56,15 @@ class Runner(RunStatus):
         self.model = self.parts.build_model(self.device)
         self.hooks = self.parts.build_hooks()
         self.log_processor = self.parts.build_log_processor()
-        self.visualizer = self.parts.build_visualizer(self.run_dir) if self.rank == 0 else None
+        self.visualizer = self.parts.build_visualizer(self.run_dir)
+        self.message_hub = MessageHub(self)
         self.records = JsonLines(Path(self.work_dir) / "log.jsonl")
         self.average: Any = None
         self.training = self.began = False
         self.last_validation = -1
         self._loaded_position = {"epoch": 0, "iter": 0}
+        self._figures: dict[str, float] = {}
+        self._evaluating = False
         self._signals = StopSignals()
         self._saved: tuple[int, int, str] | None = None
         self._folders: dict[Path, CheckpointFolder] = {}
@@ -97,12 +103,43 @@ class Runner(RunStatus):
     def validate(self) -> dict[str, float]:
         """Evaluate in the middle of a training, and keep the checkpoint if it is the best."""
         self.state.finite.raise_if_broken()
-        metrics = self.val_loop.run()
+        metrics = self._run_evaluation(self.val_loop)
+        self.evaluated("val", metrics)
+        return metrics
+
+    def evaluated(self, mode: str, metrics: Mapping[str, float]) -> None:
+        """Act on the figures of an evaluation within a training: schedules that wait for them, saving.
+
+        Args:
+            mode: ``val`` or ``test``.
+            metrics: The figures; a second call at the same step does nothing.
+        """
+        if mode != "val" or not self.training or self.last_validation == self.iter:
+            return
         self.state.schedules.step_validation(metrics)
         self.last_validation = self.iter
         for policy in self.checkpoint_policies:
             policy.validation_done(self, metrics)
-        return metrics
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Context of an evaluation: averaged weights, no gradients, the model's evaluation mode.
+
+        The training's random generators and the model's mode are left as they were found, so that evaluating
+        more or less often changes nothing else. Within itself it does nothing.
+        """
+        if self._evaluating:
+            yield
+            return
+        was_training = self.model.training
+        self._evaluating = True
+        with generators_kept(), self.averaged_weights(), torch.no_grad():
+            self.model.eval()
+            try:
+                yield
+            finally:
+                self._evaluating = False
+                self.model.train(was_training)
 
     # --- those who look on ---
 
@@ -112,6 +149,8 @@ class Runner(RunStatus):
 
     def call_hook(self, point: str, **arguments: Any) -> None:
         """Call every hook at a point."""
+        if "metrics" in arguments:
+            self._figures = arguments["metrics"] or {}
         self.hooks.call(point, self, **arguments)
 
     def observe(self, event: str, **arguments: Any) -> None:
@@ -123,10 +162,9 @@ class Runner(RunStatus):
         if self.rank != 0:
             return
         self.records.write({"mode": mode, **scalars, "step": step})
-        if self.visualizer is not None:
-            self.visualizer.add_scalars(
-                {name: value for name, value in scalars.items() if isinstance(value, int | float)}, step=step
-            )
+        self.visualizer.add_scalars(
+            {name: value for name, value in scalars.items() if isinstance(value, int | float)}, step=step
+        )
 
     # --- checkpoints ---
 
@@ -284,6 +322,7 @@ class Runner(RunStatus):
     def _train_until_asked(self) -> None:
         try:
             self.train_loop.run()
+            self.train_loop.end_epoch()
             self.state.finite.raise_if_broken()
         except StopAsked as asked:
             if self._saved is not None and self._saved[:2] == (self.iter, self.epoch):
@@ -298,6 +337,14 @@ class Runner(RunStatus):
             )
             raise RunInterrupted(asked.signum, path) from None
 
+    def _run_evaluation(self, loop: Any) -> dict[str, float]:
+        """Run an evaluation loop; a user's own need neither know of `evaluating` nor return figures."""
+        own = type(loop).run is not ValLoop.run
+        self._figures = {}
+        with self.evaluating() if own else contextlib.nullcontext():
+            metrics = loop.run()
+        return self._figures if metrics is None else metrics
+
     def _evaluate(self, mode: str) -> dict[str, float]:
         with self._running(mode):
             loop = self.parts.build_evaluation(self, mode)
@@ -310,7 +357,7 @@ class Runner(RunStatus):
             if self.cfg.get("load_from"):
                 self.load_checkpoint(self.cfg["load_from"], strict=True)
             self.observe("run_started")
-            metrics = loop.run()
+            metrics = self._run_evaluation(loop)
             self.call_hook("after_run")
         return metrics
 
@@ -333,5 +380,4 @@ class Runner(RunStatus):
                 self.training = False
                 self.observe("run_ended", reason=reason)
                 self.records.close()
-                if self.visualizer is not None:
-                    self.visualizer.close()
+                self.visualizer.close()

@@ -76,6 +76,9 @@ def take_snapshot(
     content["loader"] = runner.train_dataloader.state_dict()
     content["loop"] = {**runner.train_loop.state_dict(), "last_validation": runner.last_validation}
     content["hooks"] = runner.hooks.state_dict()
+    notes = runner.message_hub.state_dict()
+    if notes:
+        content["notes"] = notes
     windows = distributed.gather_bytes(json.dumps(runner.log_processor.state_dict()).encode())
     content["log"] = [json.loads(part) for part in windows]
     return content
@@ -116,6 +119,7 @@ def restore_snapshot(runner: Any, content: Mapping[str, Any], source: str | Path
     runner.last_validation = loop.pop("last_validation")
     runner.train_loop.load_state_dict(loop)
     runner.hooks.load_state_dict(content["hooks"])
+    runner.message_hub.load_state_dict(content.get("notes", {}))
     runner.state.step, runner.state.epoch = runner.train_loop.iter, runner.train_loop.epoch
     generators, windows = content["rng"], content["log"]
     alike = len(generators) == len(windows) == distributed.world_size()
