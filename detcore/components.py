@@ -117,6 +117,7 @@ def detcore_components(components: ComponentTable) -> None:
     })
     components.add_many("optim_wrapper_constructors", {
         "DefaultOptimWrapperConstructor": "detcore.engine.optim_constructor:DefaultOptimWrapperConstructor",
+        "LearningRateDecayOptimizerConstructor": "detcore.engine.optim_layer_decay:LearningRateDecayOptimizerConstructor",
     })
     components.add_many("optim_wrappers", {
         "AmpOptimWrapper": "detcore.engine.optim_amp:AmpOptimWrapper",
@@ -184,8 +185,6 @@ def detcore_components(components: ComponentTable) -> None:
         "LoadAnnotations": "detcore.data.transforms.load:LoadAnnotations",
         "LoadImageFromFile": "detcore.data.transforms.load:LoadImageFromFile",
         "LoadImageFromNDArray": "detcore.data.transforms.load:LoadImageFromNDArray",
-        "MixUp": "detcore.data.transforms.mix:MixUp",
-        "Mosaic": "detcore.data.transforms.mix:Mosaic",
         "MixUp": "detcore.data.transforms.mix:MixUp",
         "Mosaic": "detcore.data.transforms.mix:Mosaic",
         "PackDetInputs": "detcore.data.pack:PackDetInputs",

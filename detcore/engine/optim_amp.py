@@ -33,6 +33,7 @@ class AmpOptimWrapper(OptimWrapper):
         loss_scale: ``'dynamic'``, a fixed factor, or arguments of ``torch.amp.GradScaler``.
         dtype: ``'float16'``, ``'bfloat16'`` or a torch dtype; None takes float16 on CUDA and bfloat16 on the
             CPU.
+        use_fsdp: Only False; sharded training is not part of this version.
         accumulative_counts: As in :class:`OptimWrapper`.
         clip_grad: As in :class:`OptimWrapper`; acts on unscaled gradients.
     """
@@ -42,9 +43,15 @@ class AmpOptimWrapper(OptimWrapper):
         optimizer: Annotated[Optimizer, Deferred(OPTIMIZERS)],
         loss_scale: str | float | dict = "dynamic",
         dtype: str | torch.dtype | None = None,
+        use_fsdp: bool = False,
         accumulative_counts: int = 1,
         clip_grad: dict | None = None,
     ) -> None:
+        if use_fsdp:
+            raise ConfigError(
+                "AmpOptimWrapper: use_fsdp=True needs weights that are sharded over the processes; here every "
+                "process holds all of them (DDP)"
+            )
         super().__init__(optimizer, accumulative_counts, clip_grad)
         device = self._parameters()[0].device.type
         self.dtype = _parse_dtype(dtype, device)

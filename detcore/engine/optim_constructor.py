@@ -3,7 +3,7 @@
 import difflib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -55,6 +55,8 @@ class DefaultOptimWrapperConstructor:
         optim_wrapper_cfg: ``dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=...), clip_grad=...)``.
         paramwise_cfg: See above.
     """
+
+    keys: ClassVar[tuple[str, ...]] = PARAMWISE_KEYS
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         self.optim_wrapper_cfg = {"type": "OptimWrapper", **optim_wrapper_cfg}
@@ -169,11 +171,11 @@ class DefaultOptimWrapperConstructor:
 
     def _check_paramwise(self) -> None:
         for key in self.paramwise_cfg:
-            if key not in PARAMWISE_KEYS:
-                close = difflib.get_close_matches(key, PARAMWISE_KEYS, 1)
+            if key not in self.keys:
+                close = difflib.get_close_matches(key, self.keys, 1)
                 hint = f"; did you mean '{close[0]}'?" if close else ""
                 raise ConfigError(
-                    f"optim_wrapper.paramwise_cfg.{key} is unknown{hint}; known: {', '.join(PARAMWISE_KEYS)}"
+                    f"optim_wrapper.paramwise_cfg.{key} is unknown{hint}; known: {', '.join(self.keys)}"
                 )
         custom = self.paramwise_cfg.get("custom_keys", {})
         if not isinstance(custom, Mapping) or not all(

@@ -226,6 +226,7 @@ def test_the_loss_scale_is_saved(new_state, new_batch):
         ({"dtype": "half"}, "dtype 'half' is unknown; available: float16"),
         ({"loss_scale": "static"}, "loss_scale must be"),
         ({"loss_scale": -1.0}, "loss_scale must be"),
+        ({"use_fsdp": True}, "sharded over the processes"),
     ],
 )
 def test_wrong_precision_settings_are_named(settings, words):

@@ -1,0 +1,169 @@
+"""Learning rates that fall from the head of a detector towards the stem of its ConvNeXt backbone."""
+
+import logging
+import re
+from typing import Any, ClassVar, NamedTuple
+
+from torch import nn
+
+from detcore.engine.optim_constructor import PARAMWISE_KEYS, DefaultOptimWrapperConstructor
+from detcore.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_TOKENS = ("backbone.cls_token", "backbone.mask_token", "backbone.pos_embed")
+# Both namings of a ConvNeXt: MMPretrain's, and timm's (`stages_0` where it gives features, else `stages.0`).
+_ENTRY = re.compile(
+    r"backbone\.(?:downsample_layers\.(?P<mm>\d)\.|(?:.*\.)?stages[_.](?P<timm>\d)\.downsample\.|"
+    r"(?:.*\.)?(?P<stem>stem)[_.]\d+\.)"
+)
+_BLOCK = re.compile(
+    r"backbone\.(?:stages\.(?P<mm>\d)\.(?P<mm_block>\d+)\.|"
+    r"(?:.*\.)?stages[_.](?P<timm>\d)\.blocks\.(?P<timm_block>\d+)\.)"
+)
+
+
+class Place(NamedTuple):
+    """Where in a ConvNeXt a parameter is.
+
+    Attributes:
+        stage: Its stage, from 0.
+        block: Its block in that stage, from 0; None in the layer that leads to the stage.
+    """
+
+    stage: int
+    block: int | None
+
+
+class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
+    """Builds the optimiser with a learning rate for each layer: ``lr * decay_rate ** (layers above it)``.
+
+    ``paramwise_cfg`` holds ``num_layers``, ``decay_rate`` and ``decay_type``:
+
+    - ``layer_wise``: a parameter of layer ``i`` (see `layer_id`) has the rate
+      ``lr * decay_rate ** (num_layers + 1 - i)``;
+    - ``stage_wise``: one of stage ``i`` (see `stage_id`) likewise.
+
+    Biases and all parameters of one dimension (norm layers) have no weight decay. The backbone must be a
+    ConvNeXt, known by the names of its parameters; other families have other layers.
+
+    Args:
+        optim_wrapper_cfg: As for the default constructor; the optimiser needs ``lr``.
+        paramwise_cfg: See above.
+
+    Raises:
+        ConfigError: A setting is missing or makes no sense; when it is called: the backbone is no ConvNeXt.
+    """
+
+    keys: ClassVar[tuple[str, ...]] = ("num_layers", "decay_rate", "decay_type", *PARAMWISE_KEYS)
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        given = self.paramwise_cfg
+        missing = [key for key in ("num_layers", "decay_rate") if given.get(key) is None]
+        if missing:
+            raise ConfigError(
+                f"optim_wrapper.paramwise_cfg: {type(self).__name__} needs {' and '.join(missing)}"
+            )
+        self.num_layers, self.decay_rate = int(given["num_layers"]), float(given["decay_rate"])
+        self.decay_type = given.get("decay_type", "layer_wise")
+        if self.decay_type not in ("layer_wise", "stage_wise"):
+            raise ConfigError(
+                "optim_wrapper.paramwise_cfg.decay_type must be 'layer_wise' or 'stage_wise', "
+                f"got {self.decay_type!r}"
+            )
+        if self.num_layers < 1 or self.decay_rate <= 0:
+            raise ConfigError(
+                "optim_wrapper.paramwise_cfg: num_layers must be at least 1 and decay_rate above 0, got "
+                f"{self.num_layers} and {self.decay_rate}"
+            )
+        ignored = sorted(set(given) & set(PARAMWISE_KEYS))
+        if ignored:
+            logger.warning(
+                "optim_wrapper.paramwise_cfg: %s means nothing to %s and is ignored",
+                ", ".join(ignored),
+                type(self).__name__,
+            )
+
+    def add_params(self, params: list[dict[str, Any]], module: nn.Module) -> None:
+        """Append one group for each trainable parameter of ``module``.
+
+        Args:
+            params: Filled in place with ``dict(params=[Parameter], lr=..., weight_decay=..., lr_scale=...,
+                group_name='layer_3_decay')``.
+            module: The detector.
+        """
+        if not any(_BLOCK.match(name) for name, _ in module.named_parameters()):
+            kind = type(getattr(module, "backbone", module)).__name__
+            raise ConfigError(
+                f"{type(self).__name__} knows the layers of ConvNeXt, by names such as backbone.stages.0.0.* "
+                f"or backbone.stages_0.blocks.0.*; the backbone is a {kind}. Set rates by "
+                "paramwise_cfg.custom_keys of the default constructor instead"
+            )
+        top = self.num_layers + 1
+        for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            layer = self._layer(name)
+            scale = self.decay_rate ** (top - layer)
+            decays = parameter.ndim > 1 and not name.endswith(".bias")
+            group = {
+                "params": [parameter],
+                "lr": self._lr(scale),
+                "lr_scale": scale,
+                "group_name": f"layer_{layer}_{'decay' if decays else 'no_decay'}",
+            }
+            if self.base_wd is not None:
+                group["weight_decay"] = self.base_wd if decays else 0.0
+            params.append(group)
+        deepest = max(self._layer(name) for name, _ in module.named_parameters())
+        if deepest > top:
+            logger.warning(
+                "optim_wrapper.paramwise_cfg.num_layers=%d is too few for this backbone, which has %d: its "
+                "last layers learn faster than the head",
+                self.num_layers,
+                deepest,
+            )
+        logger.info("%d trainable tensors in the optimiser, %s", len(params), self.decay_type)
+
+    def _layer(self, name: str) -> int:
+        of = layer_id if self.decay_type == "layer_wise" else stage_id
+        return of(name, self.num_layers)
+
+
+def layer_id(name: str, num_layers: int) -> int:
+    """The layer of a parameter, from 0 (the stem) to ``num_layers``, and 1 more outside the backbone.
+
+    The blocks of the first two stages are one layer each, those of the third are three to a layer.
+    """
+    if name in _TOKENS:
+        return 0
+    place = _place(name)
+    if place is None:
+        return num_layers + 1
+    if place.stage == 3:
+        return num_layers
+    if place.block is None:
+        return (0, 2, 3)[place.stage]
+    return (1, 2, 3 + place.block // 3)[place.stage]
+
+
+def stage_id(name: str, num_layers: int) -> int:
+    """The stage of a parameter from 1, 0 in the layers between stages, ``num_layers + 1`` elsewhere."""
+    if name in _TOKENS:
+        return 0
+    place = _place(name)
+    if place is None:
+        return num_layers + 1
+    return 0 if place.block is None else place.stage + 1
+
+
+def _place(name: str) -> Place | None:
+    """Where in the backbone a parameter is; None for norms of its outputs and for other modules."""
+    block = _BLOCK.match(name)
+    if block:
+        return Place(int(block["mm"] or block["timm"]), int(block["mm_block"] or block["timm_block"]))
+    entry = _ENTRY.match(name)
+    if entry:
+        return Place(0 if entry["stem"] else int(entry["mm"] or entry["timm"]), None)
+    return None
