@@ -4,8 +4,8 @@ from det_mmdet.addresses import MIRRORS
 from det_mmdet.names import reason, reference_names
 from detcore.plugins import hookimpl
 from detcore.plugins.checkpoints import CheckpointTable
-from detcore.registry.scopes import REGISTRY_NAMES, ComponentTable
 from detcore.plugins.commands import CommandTable
+from detcore.registry.scopes import REGISTRY_NAMES, ComponentTable
 
 DETCORE_API = 1
 
@@ -44,14 +44,14 @@ def detcore_checkpoints(checkpoints: CheckpointTable) -> None:
 
 
 @hookimpl
-def detcore_components(components: ComponentTable) -> None:
-@hookimpl
 def detcore_commands(commands: CommandTable) -> None:
     """One command; this module serves five scopes, so it is named in one of them only."""
     if commands.scope == "mmdet":
         commands.add("migrate", "det_mmdet.migrate_command:command", "Change import lines of old modules.")
 
 
+@hookimpl
+def detcore_components(components: ComponentTable) -> None:
     """Every name of the reference means the component of that name, wherever detcore or a plugin has it."""
     classifier = components.scope in CLASSIFIERS
     for package, registry, name, takes in reference_names():
