@@ -13,8 +13,8 @@ from detcore.data import build_dataloader
 from detcore.engine import distributed
 from detcore.engine.hooks import Hook, HookList
 from detcore.engine.hooks.ema import EMAHook
-from detcore.engine.optim import build_optim_wrapper, scale_lr
 from detcore.engine.loops import TrainLoop
+from detcore.engine.optim import build_optim_wrapper, scale_lr
 from detcore.engine.schedules import build_schedules
 from detcore.engine.settings import (
     check_config,
@@ -23,12 +23,12 @@ from detcore.engine.settings import (
     loop_config,
     warn_about_keys,
 )
-from detcore.visualization import Visualizer
 from detcore.engine.state import TrainState
 from detcore.errors import ConfigError
 from detcore.evaluation import build_evaluator
 from detcore.registry import HOOKS, LOG_PROCESSORS, LOOPS, MODELS, VISUALIZERS
 from detcore.registry.planning import InvalidConfigError
+from detcore.visualization import Visualizer
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,6 @@ class RunParts:
         ):
             model_cfg = {**model_cfg, "data_preprocessor": preprocessor}
         model = MODELS.build(model_cfg, default_scope=self.scope, path="model").to(device)
-        if self.cfg.get("channels_last"):
         for method in ("train_step", "parse_losses"):
             if hasattr(model, method):
                 _log.warning(
@@ -90,6 +89,7 @@ class RunParts:
                     type(model).__name__,
                     method,
                 )
+        if self.cfg.get("channels_last"):
             model = model.to(memory_format=torch.channels_last)
         return model
 
@@ -175,12 +175,12 @@ class RunParts:
         runner.train_loop = LOOPS.build(
             train, default_scope=self.scope, path="train_cfg", runner=runner, dataloader=loader
         )
-        wrapped = self._wrap(runner.model)
         if not isinstance(runner.train_loop, TrainLoop):
             raise ConfigError(
                 "train_cfg: a training loop derives from EpochBasedTrainLoop or IterBasedTrainLoop of "
                 f"detcore.engine.loops; {type(runner.train_loop).__name__} does not"
             )
+        wrapped = self._wrap(runner.model)
         optim = build_optim_wrapper(runner.model, self._optimiser(), default_scope=self.scope)
         optim.max_steps = runner.max_iters
         scaling = cfg.get("auto_scale_lr") or {}
