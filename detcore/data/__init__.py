@@ -12,8 +12,8 @@ from detcore.data.table import AnnotationTable, Instances
 from detcore.data.wrappers import ClassBalancedDataset, ConcatDataset, RepeatDataset
 
 __all__ = [
-    "AnnotationTable", "AspectRatioBatchSampler", "BadImageError", "BaseDetDataset", "ClassBalancedDataset",
-    "ConcatDataset", "DefaultSampler", "DetDataLoader", "InfiniteSampler", "Instances",
-    "MultiImageMixDataset", "PackDetInputs", "RepeatDataset", "build_dataloader", "collate_lists", "decode_image", "read_image", "sample_seed",
-    "seeded",
+    "AnnotationTable", "AspectRatioBatchSampler", "BadImageError", "BaseDetDataset",
+    "ClassBalancedDataset", "ConcatDataset", "DefaultSampler", "DetDataLoader", "InfiniteSampler",
+    "Instances", "MultiImageMixDataset", "PackDetInputs", "RepeatDataset", "build_dataloader",
+    "collate_lists", "decode_image", "read_image", "sample_seed", "seeded",
 ]

@@ -5,7 +5,7 @@ from detcore.data.transforms.crop import RandomCrop
 from detcore.data.transforms.filter import FilterAnnotations
 from detcore.data.transforms.flip import RandomFlip
 from detcore.data.transforms.load import LoadAnnotations, LoadImageFromFile, LoadImageFromNDArray
-from detcore.data.transforms.mix import Mosaic, MixUp
+from detcore.data.transforms.mix import MixUp, Mosaic
 from detcore.data.transforms.pad import Pad
 from detcore.data.transforms.photometric import PhotoMetricDistortion
 from detcore.data.transforms.resize import RandomChoiceResize, RandomResize, Resize
