@@ -12,6 +12,7 @@ import click
 from detcore.cli._launch import relaunch
 from detcore.config import Config, parse_cfg_options
 from detcore.engine import distributed
+from detcore.engine.check import CheckOptions, check_config, errors_among, launched_processes
 from detcore.engine.hooks.prediction_file import PredictionFileHook
 from detcore.engine.run_folder import write_run_folder
 from detcore.engine.runner import Runner
@@ -20,6 +21,7 @@ from detcore.engine.signals import RunInterrupted
 from detcore.engine.tta import use_tta
 from detcore.errors import ConfigError, DetcoreError
 from detcore.plugins import load_user_modules
+from detcore.registry.planning import InvalidConfigError
 
 
 def train(
@@ -118,7 +120,20 @@ def _read(config: str, work_dir: str | None, options: dict[str, Any]) -> tuple[C
     return cfg, overrides
 
 
+def _check(cfg: Config, modes: Sequence[str], *, trust: bool) -> None:
+    """What `detcore check` finds stops the run here, before anything is built.
+
+    The runner checks again what its parts need, for those who start it from Python; it logs the warnings.
+    """
+    import_named_modules(cfg, trust=trust)
+    options = CheckOptions(networks=False, processes=launched_processes(cfg))
+    errors = errors_among(check_config(cfg, modes, options))
+    if errors:
+        raise InvalidConfigError(errors)
+
+
 def _train(cfg: Config, overrides: dict[str, Any], began: _Began, *, trust: bool) -> int:
+    _check(cfg, ("train", "val"), trust=trust)
     runner = began.runner = Runner.from_cfg(cfg, trust=trust)
     write_run_folder(runner, command=sys.argv, overrides=overrides)
     runner.train()
@@ -141,6 +156,7 @@ def _dry_run(cfg: Config, *, trust: bool) -> int:
 
 
 def _test(cfg: Config, out: str | None, *, trust: bool) -> int:
+    _check(cfg, ("test",), trust=trust)
     runner = Runner.from_cfg(cfg, trust=trust)
     if out is not None:
         runner.register_hook(PredictionFileHook(out))

@@ -11,18 +11,13 @@ from detcore import plugins
 from detcore.config import Config
 from detcore.data import build_dataloader
 from detcore.engine import distributed
+from detcore.engine.check import CheckOptions, check_config, errors_among, launched_processes
 from detcore.engine.hooks import Hook, HookList
 from detcore.engine.hooks.ema import EMAHook
 from detcore.engine.loops import TrainLoop
 from detcore.engine.optim import build_optim_wrapper, scale_lr
 from detcore.engine.schedules import build_schedules
-from detcore.engine.settings import (
-    check_config,
-    hook_configs,
-    import_named_modules,
-    loop_config,
-    warn_about_keys,
-)
+from detcore.engine.settings import hook_configs, import_named_modules, loop_config
 from detcore.engine.state import TrainState
 from detcore.errors import ConfigError
 from detcore.evaluation import build_evaluator
@@ -50,13 +45,19 @@ class RunParts:
         self.work_dir = Path(self.cfg.get("work_dir") or Path("work_dirs") / self.name)
         self.scope: str | None = self.cfg.get("default_scope")
         import_named_modules(self.cfg, trust=trust)
-        warn_about_keys(self.cfg)
-        modes = [mode for mode in ("train", "val", "test") if self.cfg.get(f"{mode}_dataloader") is not None]
-        problems = check_config(self.cfg, modes)
-        if problems:
-            raise InvalidConfigError(problems)
+        self._check()
         self.config_text = self.cfg.pretty_text
         self._observers = plugins.observers()
+
+    def _check(self) -> None:
+        # Building the parts tells about channels and files itself, of the parts that this run will need.
+        options = CheckOptions(files=False, networks=False, processes=launched_processes(self.cfg))
+        problems = check_config(self.cfg, options=options)
+        errors = errors_among(problems)
+        if errors:
+            raise InvalidConfigError(errors)
+        for problem in problems:
+            _log.warning("%s", problem)
 
     def observe(self, event: str, runner: Any, **arguments: Any) -> None:
         """Tell plugins' observers of an event."""

@@ -2,13 +2,13 @@
 
 ``MODELS.build(dict(type='RetinaNet', ...))`` builds; ``@MODELS.register_module()`` names a user's own class.
 """
-from detcore.registry.core import Deferred, Factory, Registry, current_scope, default_scope
+from detcore.registry.core import Deferred, Factory, Open, Registry, current_scope, default_scope
 
 __all__ = [
     "DATASETS", "DATA_SAMPLERS", "EVALUATORS", "HOOKS", "INFERENCERS", "LOG_PROCESSORS", "LOOPS", "LOSSES",
     "METRICS", "MODELS", "OPTIMIZERS", "OPTIM_WRAPPERS", "OPTIM_WRAPPER_CONSTRUCTORS", "PARAM_SCHEDULERS",
     "RUNNERS", "TASK_UTILS", "TRANSFORMS", "VISBACKENDS", "VISUALIZERS", "WEIGHT_INITIALIZERS",
-    "Deferred", "Factory", "Registry", "current_scope", "default_scope",
+    "Deferred", "Factory", "Open", "Registry", "current_scope", "default_scope",
 ]
 
 MODELS = Registry("models")

@@ -39,7 +39,7 @@ def check(
 ) -> list[Problem]:
     """The problems of ``cfg``; see ``Registry.check``."""
     planner = Planner()
-    planner.part(registry, {**dict.fromkeys(supplied), **copied(cfg)}, path, scope)
+    planner.part(registry, copied(cfg), path, scope, supplied=frozenset(supplied))
     return planner.problems
 
 

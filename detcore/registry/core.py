@@ -271,6 +271,11 @@ class Factory:
     registry: Registry
 
 
+@dataclass(frozen=True)
+class Open:
+    """``Annotated[SomeTypedDict, Open()]``: other keys are fine, unless one looks like a slip of these."""
+
+
 def current_scope() -> str | None:
     """The default scope of the build under way, None outside of one."""
     return _default_scope.get()

@@ -1,32 +1,64 @@
 """From the name in a config to the component, and the error that helps when there is none."""
-import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from detcore.errors import PluginError, RegistryError
 from detcore.registry.core import REGISTRIES, USER, Registration, Registry
 from detcore.registry.scopes import STANDARD_SCOPES, Absence, ComponentTable, Reference, source
+from detcore.registry.spelling import ranked
 
 Component = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a misspelt name may have been meant to be.
+
+    Attributes:
+        name: As a config writes it.
+        distance: How many slips lie between the two.
+        reason: Why nobody has it, empty where somebody does.
+    """
+
+    name: str
+    distance: float
+    reason: str = ""
 
 
 class NameNotFoundError(RegistryError):
     """No component bears the name.
 
     Attributes:
-        message: What was looked for, and where.
-        suggestion: Close names and what to install; may be empty.
+        name: What was looked for.
+        message: The same as a sentence, and where it was looked for.
+        hints: What else may help, such as what to install; may be empty.
         absence: What a plugin knows of the name all the same.
+        candidates: Close names, nearest first.
     """
 
-    def __init__(self, message: str, suggestion: str, absence: Absence | None = None) -> None:
-        super().__init__(f"{message}\n  {suggestion}" if suggestion else message)
+    def __init__(
+        self,
+        name: str,
+        message: str,
+        hints: str = "",
+        absence: Absence | None = None,
+        candidates: tuple[Candidate, ...] = (),
+    ) -> None:
+        self.name = name
         self.message = message
-        self.suggestion = suggestion
+        self.hints = hints
         self.absence = absence
+        self.candidates = candidates
+        super().__init__(f"{message}\n  {self.suggestion}" if self.suggestion else message)
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, Absence | None]]:
-        return type(self), (self.message, self.suggestion, self.absence)
+    @property
+    def suggestion(self) -> str:
+        """What may help, as one sentence; may be empty."""
+        return joined_hints(did_you_mean(self.candidates), self.hints)
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (self.name, self.message, self.hints, self.absence, self.candidates)
 
 
 def find(registry: Registry, name: Any, default_scope: str | None) -> Component:
@@ -38,13 +70,34 @@ def find(registry: Registry, name: Any, default_scope: str | None) -> Component:
     """
     if not isinstance(name, str) or not name:
         raise RegistryError(f"{registry.name}: `type` must be a name or a class, got {name!r}")
+    found = _found(registry, name, default_scope)
+    if found is None:
+        raise _not_found(registry, name, _searched(name, default_scope))
+    return found
+
+
+def known(registry: Registry, name: str, default_scope: str | None) -> Component | Absence | None:
+    """What is known of a name: the component, else why nobody has it, else None."""
+    try:
+        found = _found(registry, name, default_scope)
+    except (RegistryError, PluginError):
+        return None
+    return found or _absence(registry, name, _searched(name, default_scope))
+
+
+def _found(registry: Registry, name: str, default_scope: str | None) -> Component | None:
     scope, dot, bare = name.partition(".")
-    if dot:
-        found = _named(registry, source().table(scope), bare) if scope in source().scopes() else None
-        if found is None:
-            raise _not_found(registry, name, [scope])
-        return found
-    return _plain(registry, name, default_scope)
+    if not dot:
+        return _plain(registry, name, default_scope)
+    return _named(registry, source().table(scope), bare) if scope in source().scopes() else None
+
+
+def _searched(name: str, default_scope: str | None) -> list[str]:
+    """The scopes in which a name is looked up."""
+    if "." in name:
+        return [name.partition(".")[0]]
+    first = [] if default_scope is None or default_scope in STANDARD_SCOPES else [default_scope]
+    return [*first, *STANDARD_SCOPES]
 
 
 def _named(registry: Registry, table: ComponentTable, name: str) -> Component | None:
@@ -67,14 +120,14 @@ def standard_reference(registry: Registry, name: str) -> Reference | None:
     return None
 
 
-def _plain(registry: Registry, name: str, default_scope: str | None) -> Component:
+def _plain(registry: Registry, name: str, default_scope: str | None) -> Component | None:
     users = registry.registered(USER, name)
     if users is not None and users.forced:
         return users.component
     if default_scope is not None:
         if default_scope not in source().scopes():
             message = f"{name!r} is looked up in the default scope {default_scope!r} first, which is "
-            raise NameNotFoundError(message + source().describe(default_scope), "")
+            raise NameNotFoundError(name, message + source().describe(default_scope))
         found = _in_scope(registry, source().table(default_scope), name)
         if found is not None:
             _refuse_ambiguity(registry, name, default_scope, found, users)
@@ -86,10 +139,7 @@ def _plain(registry: Registry, name: str, default_scope: str | None) -> Componen
         found = None if table is None else _in_scope(registry, table, name)
         if found is not None:
             return found
-    searched = list(STANDARD_SCOPES)
-    if default_scope is not None and default_scope not in searched:
-        searched.insert(0, default_scope)
-    raise _not_found(registry, name, searched)
+    return None
 
 
 def _refuse_ambiguity(
@@ -165,11 +215,12 @@ def _not_found(registry: Registry, name: str, scopes: list[str]) -> NameNotFound
     absence = _absence(registry, name, scopes)
     if absence is not None:
         message = f"there is no {name!r} in {registry.name.upper()}: {absence.reason}"
-        return NameNotFoundError(message, "", absence)
-    hints = [_close_names(registry, name), _other_registries(registry, name), source().provider(name)]
+        return NameNotFoundError(name, message, absence=absence)
+    hints = [_other_registries(registry, name), source().provider(name)]
     if "." in name and source().describe(scopes[0]) == "not installed":
         hints.append("a name with a dot means 'scope.Name', never an import path")
-    missing = NameNotFoundError(message + ", ".join(states), "; ".join(hint for hint in hints if hint))
+    close = tuple(candidates(registry, name))
+    missing = NameNotFoundError(name, message + ", ".join(states), joined_hints(*hints), None, close)
     missing.__cause__ = broken  # what a broken plugin would have brought may be what is missing
     return missing
 
@@ -179,18 +230,53 @@ def _extent(registry: Registry, table: ComponentTable) -> str:
     return f"{count} names" + (" and a resolver" if table.resolvers(registry.name) else "")
 
 
-def _close_names(registry: Registry, name: str) -> str:
-    """``did you mean ...?`` over all scopes, or an empty string."""
-    wanted = name.rpartition(".")[2].lower()
-    known: dict[str, list[str]] = {}
-    for full in _all_names(registry):
-        known.setdefault(full.rpartition(".")[2].lower(), []).append(full)
-    close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.6)
-    names = [full for lowered in close for full in known[lowered] if full != name]
-    return f"did you mean {' or '.join(map(repr, names[:4]))}?" if names else ""
+def did_you_mean(candidates: Sequence[Candidate]) -> str:
+    """``did you mean 'X' or 'Y'?`` for the best few, or an empty string; says so of what nobody has."""
+    if not candidates:
+        return ""
+    first = candidates[0]
+    near = [each for each in candidates if each.distance <= first.distance + 1]
+    same = [each for each in near if each.reason == first.reason][:3]
+    note = f" ({first.reason})" if first.reason else ""
+    return f"did you mean {' or '.join(repr(each.name) for each in same)}?{note}"
 
 
-def _all_names(registry: Registry) -> Iterator[str]:
+def joined_hints(*hints: str) -> str:
+    """Hints as one sentence, empty ones left out."""
+    return "; ".join(hint for hint in hints if hint)
+
+
+def candidates(registry: Registry, name: str) -> list[Candidate]:
+    """What a name may have been meant to be, over all scopes, nearest first; ours before what nobody has."""
+    scope, dot, bare = name.rpartition(".")
+    there: dict[str, list[str]] = {}
+    for full in _all_names(registry, resolvers_of=scope):
+        there.setdefault(full.rpartition(".")[2], []).append(full)
+    reasons = {each: why for each, why in _absent_names(registry) if each not in there}
+    found = [
+        Candidate(full, slips, reasons.get(near, ""))
+        for slips, near in ranked(bare, [*there, *reasons])
+        for full in there.get(near, [near])
+        if full != name
+    ]
+    if found or dot:
+        return found
+    # Names made on demand may need a large import for their listing, so they come last.
+    made = {full.rpartition(".")[2]: full for full in _all_names(registry, resolvers_of=None)}
+    return [Candidate(made[near], slips) for slips, near in ranked(bare, made)]
+
+
+def _absent_names(registry: Registry) -> Iterator[tuple[str, str]]:
+    for scope in source().scopes():
+        table = source().try_table(scope)
+        for name in () if table is None else table.absent_names(registry.name):
+            absence = table.absence(registry.name, name) if table is not None else None
+            if absence is not None:
+                yield name, absence.reason
+
+
+def _all_names(registry: Registry, *, resolvers_of: str | None) -> Iterator[str]:
+    """All listed names, and those that the resolvers of one scope (None: of all) can make."""
     yield from registry.registered_names(USER)
     for scope in source().scopes():
         table = source().try_table(scope)
@@ -198,8 +284,9 @@ def _all_names(registry: Registry) -> Iterator[str]:
             continue
         prefix = "" if scope in STANDARD_SCOPES else f"{scope}."
         listed = table.names(registry.name) + registry.registered_names(scope)
-        for resolver in table.resolvers(registry.name):
-            listed += _resolvable(resolver.names)
+        if resolvers_of is None or scope == resolvers_of:
+            for resolver in table.resolvers(registry.name):
+                listed += _resolvable(resolver.names)
         for name in listed:
             yield prefix + name
 
@@ -211,6 +298,12 @@ def _resolvable(names: Reference | None) -> list[str]:
         return [str(name) for name in names.load()()]
     except Exception:  # a suggestion that cannot be made must not hide the error that it would explain
         return []
+
+
+def words(key: str) -> list[str]:
+    """What all scopes tell of places that no signature describes; see :meth:`ComponentTable.words`."""
+    tables = [table for table in map(source().try_table, source().scopes()) if table is not None]
+    return list(dict.fromkeys(word for table in tables for word in table.words_of(key)))
 
 
 def _other_registries(registry: Registry, name: str) -> str:

@@ -4,15 +4,16 @@ Components' annotations say which arguments are parts, see :mod:`detcore.registr
 No constructor runs here.
 """
 import copy
-import difflib
-from collections.abc import Callable, Iterable, Iterator
+import typing
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from detcore.errors import ConfigError, DetcoreError
 from detcore.registry.core import Deferred, Factory, Registry, default_scope
 from detcore.registry.lookup import NameNotFoundError
-from detcore.registry.signatures import UNTOUCHED, Slot, parameters_of
+from detcore.registry.signatures import UNTOUCHED, Parameters, Slot, parameters_of
+from detcore.registry.spelling import ranked, slip
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,22 @@ class Problem:
         message: What is wrong.
         suggestion: What may help; may be empty.
         cause: The exception behind it, if there is one: that of a broken plugin, for example.
+        severity: Whether it stops a run.
+        where: ``file:line``, where known.
+        subject: What it is about; problems of one subject are one problem that shows at several places.
     """
 
     path: str
     message: str
     suggestion: str = ""
     cause: BaseException | None = field(default=None, compare=False, repr=False)
+    severity: Literal["error", "warning"] = "error"
+    where: str = ""
+    subject: str = field(default="", compare=False, repr=False)
 
     def __str__(self) -> str:
-        text = f"{self.path or '(top level)'}: {self.message}"
+        head = f"{self.where}: " if self.where else ""
+        text = f"{head}{self.path or '(top level)'}: {self.message}"
         return f"{text}; {self.suggestion}" if self.suggestion else text
 
 
@@ -77,15 +85,29 @@ class Several:
     plans: Any
 
 
+class Examiner(Protocol):
+    """Looks at what no signature describes; a check has one, a build needs none."""
+
+    def look(self, planner: "Planner", value: Any, path: str, scope: str | None, *, strict: bool) -> None:
+        """Find mistakes in a value; ``strict`` where names that nobody knows are mistakes, too."""
+
+    def unknown_name(
+        self, registry: Registry, error: NameNotFoundError, given: dict[str, Any], path: str
+    ) -> Problem:
+        """The problem of a name that no component bears, with what it may have been meant to be."""
+
+
 @dataclass
 class Planner:
     """Makes plans and collects what is wrong on the way.
 
     Attributes:
         problems: What was found so far.
+        examiner: Looks further than a build needs.
     """
 
     problems: list[Problem] = field(default_factory=list)
+    examiner: Examiner | None = None
     # Where a dict stood before a prepare_config moved it. It is kept, so that no other object gets its id.
     _origins: dict[int, tuple[str, Any]] = field(default_factory=dict)
 
@@ -98,6 +120,7 @@ class Planner:
         *,
         complete: bool = True,
         allow: tuple[str, ...] = (),
+        supplied: Collection[str] = (),
     ) -> Call | None:
         """Plan ``dict(type=...)``.
 
@@ -108,6 +131,7 @@ class Planner:
             scope: Default scope there.
             complete: Whether all required arguments must be given.
             allow: Keys that are fine though the component does not take them.
+            supplied: Arguments that whoever builds it will add.
 
         Returns:
             The plan, or None if it has problems that leave nothing to plan.
@@ -115,17 +139,61 @@ class Planner:
         given = dict(cfg)
         scope = given.pop("_scope_", scope)
         if "type" not in given:
-            found = f", it has only {', '.join(map(repr, given))}" if given else ""
-            self._add(path, f"a dict for {registry.name.upper()} needs `type`{found}")
+            self._without_type(registry, given, path)
+            self._look_at(given, path, scope)
             return None
+        name = given.pop("type")
         try:
-            component = registry.get(given.pop("type"), default_scope=scope)
+            component = registry.get(name, default_scope=scope)
             with default_scope(scope):
                 given = self._prepared(component, given, path)
+        except NameNotFoundError as error:
+            self._not_found(registry, error, given, path, scope, allow)
+            return None
         except Exception as error:  # a plugin's module or prepare_config may raise anything: one problem more
             self._failed(path, error)
+            self._look_at(given, path, scope)
             return None
-        return self._call(component, given, path, scope, complete=complete, allow=allow)
+        return self._call(component, given, path, scope, complete=complete, allow=allow, supplied=supplied)
+
+    def _without_type(self, registry: Registry, given: dict[str, Any], path: str) -> None:
+        message = f"a dict for {registry.name.upper()} needs `type`"
+        meant = [key for key in given if isinstance(key, str) and slip(key, ["type"])]
+        if meant:
+            self.note(Problem(joined(path, meant[0]), message, "did you mean 'type'?"))
+            return
+        found = f", it has only {', '.join(map(repr, given))}" if given else ""
+        self.note(Problem(path, message + found))
+
+    def _not_found(
+        self,
+        registry: Registry,
+        error: NameNotFoundError,
+        given: dict[str, Any],
+        path: str,
+        scope: str | None,
+        allow: tuple[str, ...],
+    ) -> None:
+        """A name that nobody has: what is known of it is checked all the same."""
+        if error.absence is not None:
+            bare = error.name.rpartition(".")[2]
+            subject = f"{registry.name}.{bare}"
+            self.note(Problem(path, error.message, error.suggestion, error, subject=subject))
+            for problem in _absent_problems(bare, error.absence.takes, given, path, allow):
+                self.note(problem)
+        elif self.examiner is not None:
+            self.note(self.examiner.unknown_name(registry, error, given, path))
+        else:
+            self.note(Problem(path, error.message, error.suggestion, error))
+        self._look_at(given, path, scope)
+
+    def _look_at(self, given: Any, path: str, scope: str | None, *, strict: bool = True) -> None:
+        if self.examiner is None:
+            return
+        for key, value in given.items():
+            if isinstance(value, dict | list | tuple):
+                where = self.moved(value, joined(path, key))
+                self.examiner.look(self, value, where, scope, strict=strict)
 
     def _prepared(self, component: Callable[..., Any], given: dict[str, Any], path: str) -> dict[str, Any]:
         prepare = getattr(component, "prepare_config", None)
@@ -151,24 +219,51 @@ class Planner:
         *,
         complete: bool = True,
         allow: tuple[str, ...] = (),
+        supplied: Collection[str] = (),
     ) -> Call:
-        for problem in argument_problems(component, given, path, complete=complete, allow=allow):
-            self._note(problem)
-        known = parameters_of(component)
-        plans = {}
-        for name, value in given.items():
-            slot = known.slots.get(name) or known.rest or UNTOUCHED
-            plans[name] = self._value(slot, value, joined(path, name), scope)
-        return Call(component, plans, path, scope)
+        found = argument_problems(
+            component, given, path, complete=complete, allow=allow, supplied=supplied
+        )
+        for problem in found:
+            self.note(problem)
+        return Call(component, self._arguments(component, given, path, scope), path, scope)
 
-    def _value(self, slot: Slot, value: Any, path: str, scope: str | None) -> Any:
-        if not slot.takes_parts or not isinstance(value, dict | list | tuple):
+    def _arguments(
+        self, component: Callable[..., Any], given: dict[str, Any], path: str, scope: str | None
+    ) -> dict[str, Any]:
+        known = parameters_of(component)
+        other = known.rest or UNTOUCHED
+        return {
+            name: self.value(known.slots.get(name, other), value, joined(path, name), scope)
+            for name, value in given.items()
+        }
+
+    def value(self, slot: Slot, value: Any, path: str, scope: str | None) -> Any:
+        """Plan one argument.
+
+        Args:
+            slot: What its annotation says.
+            value: What the config says.
+            path: Where that stands.
+            scope: Default scope there.
+
+        Returns:
+            The value, or a plan in its place.
+        """
+        if isinstance(value, str) and slot.choices and value not in slot.choices:
+            listed = ", ".join(map(repr, slot.choices))
+            self.note(Problem(path, f"must be one of {listed}, got {value!r}", _meant(value, slot.choices)))
+        if not isinstance(value, dict | list | tuple):
             return value
-        path = self._origins.get(id(value), (path, None))[0]
+        path = self.moved(value, path)
+        if not slot.is_checked:
+            if self.examiner is not None:
+                self.examiner.look(self, value, path, scope, strict=False)
+            return value
         if isinstance(value, dict):
             return self._dict(slot, value, path, scope)
         if slot.items is not None:
-            plans = [self._value(slot.items, each, joined(path, i), scope) for i, each in enumerate(value)]
+            plans = [self.value(slot.items, each, joined(path, i), scope) for i, each in enumerate(value)]
             return Several(tuple(plans) if isinstance(value, tuple) else plans)
         if slot.part is not None and any(isinstance(each, dict) for each in value):
             self._add(path, f"expected one dict(type=...), got a {type(value).__name__} of {len(value)}")
@@ -179,15 +274,30 @@ class Planner:
             return self._part_for(slot.part, value, path, scope)
         if slot.settings is not None:
             given = dict(value)
-            return self._call(slot.settings, given, path, given.pop("_scope_", scope))
+            scope = given.pop("_scope_", scope)
+            if typing.is_typeddict(slot.settings):
+                return self._table(slot, given, path, scope)
+            return self._call(slot.settings, given, path, scope)
         if slot.entries is not None:
             entries = slot.entries
             return Several(
-                {key: self._value(entries, each, joined(path, key), scope) for key, each in value.items()}
+                {key: self.value(entries, each, joined(path, key), scope) for key, each in value.items()}
             )
         if slot.part is not None and not slot.plain:
             return self._part_for(slot.part, value, path, scope)
+        if self.examiner is not None:
+            self.examiner.look(self, value, path, scope, strict=False)
         return value
+
+    def _table(self, slot: Slot, given: dict[str, Any], path: str, scope: str | None) -> Any:
+        """A dict that stays one, whose keys are known."""
+        assert slot.settings is not None
+        known = parameters_of(slot.settings)
+        for problem in _unknown_keys(known, given, path, is_open=slot.open):
+            self.note(problem)
+        for name in sorted(known.required - set(given)):
+            self.note(Problem(path, f"the key {name!r} is missing"))
+        return Several(self._arguments(slot.settings, given, path, scope))
 
     def _part_for(
         self, kind: Registry | Deferred | Factory, value: dict[str, Any], path: str, scope: str | None
@@ -202,18 +312,20 @@ class Planner:
         return value
 
     def _add(self, path: str, message: str) -> None:
-        self._note(Problem(path, message))
+        self.note(Problem(path, message))
 
-    def _note(self, problem: Problem) -> None:
+    def note(self, problem: Problem) -> None:
+        """Remember a problem; the same one counts once."""
         if problem not in self.problems:  # the same dict may have been handed to several parts
             self.problems.append(problem)
 
+    def moved(self, value: Any, path: str) -> str:
+        """Where a dict or list stood before a ``prepare_config`` moved it; ``path`` if none did."""
+        return self._origins.get(id(value), (path, None))[0]
+
     def _failed(self, path: str, error: Exception) -> None:
-        if isinstance(error, NameNotFoundError):
-            self._note(Problem(path, error.message, error.suggestion, error))
-        else:
-            message = str(error) if isinstance(error, DetcoreError) else f"{type(error).__name__}: {error}"
-            self._note(Problem(path, message, cause=error))
+        message = str(error) if isinstance(error, DetcoreError) else f"{type(error).__name__}: {error}"
+        self.note(Problem(path, message, cause=error))
 
 
 def argument_problems(
@@ -223,26 +335,63 @@ def argument_problems(
     *,
     complete: bool = True,
     allow: tuple[str, ...] = (),
+    supplied: Collection[str] = (),
 ) -> Iterator[Problem]:
     """Unknown and, if ``complete``, missing arguments of a component."""
     known = parameters_of(component)
+    unknown = list(_unknown(name_of(component), known, given, path, allow))
+    yield from unknown
+    hinted = " ".join(problem.suggestion for problem in unknown)
+    for name in known.slots if complete else ():
+        if name in given or name in supplied or repr(name) in hinted:
+            continue
+        if name in known.required:
+            yield Problem(joined(path, name), f"{name_of(component)} needs the argument {name!r}")
+
+
+def _unknown(
+    owner: str, known: Parameters, given: dict[str, Any], path: str, allow: tuple[str, ...]
+) -> Iterator[Problem]:
     for name in given:
         if name in known.slots or name in allow:
             continue
         if known.rest is None or not isinstance(name, str):
-            message = f"{name_of(component)} takes no argument {name!r}"
-            yield Problem(joined(path, name), message, _closest(str(name), [*known.slots, *allow]))
-    if complete:
-        for name in known.slots:
-            if name in known.required and name not in given:
-                yield Problem(joined(path, name), f"{name_of(component)} needs the argument {name!r}")
+            message = f"{owner} takes no argument {name!r}"
+            yield Problem(joined(path, name), message, _closest(str(name), [*known.slots, *allow], given))
 
 
-def _closest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"it takes {', '.join(sorted(known))}" if known else "it takes no arguments"
+def _absent_problems(
+    name: str, takes: tuple[str, ...] | None, given: dict[str, Any], path: str, allow: tuple[str, ...]
+) -> Iterator[Problem]:
+    """Arguments that a component would not take if it were there."""
+    known = Parameters(dict.fromkeys(takes or (), UNTOUCHED), frozenset(), None)
+    if takes is not None and "*" not in takes:
+        yield from _unknown(name, known, given, path, allow)
+    elif takes is not None:
+        yield from _unknown_keys(known, given, path, is_open=True)
+
+
+def _unknown_keys(known: Parameters, given: dict[str, Any], path: str, *, is_open: bool) -> Iterator[Problem]:
+    for name in given:
+        if name in known.slots:
+            continue
+        meant = slip(str(name), [each for each in known.slots if each not in given]) if is_open else None
+        if meant is not None:
+            yield Problem(joined(path, name), "this key is not known here", f"did you mean {meant!r}?")
+        elif not is_open:
+            hint = _closest(str(name), list(known.slots), given).replace("it takes ", "there are ")
+            yield Problem(joined(path, name), f"there is no key {name!r} here", hint)
+
+
+def _closest(name: str, known: list[str], given: dict[str, Any]) -> str:
+    """What a name was meant to be: rather an argument that is not given yet; `type` is one everywhere."""
+    close = _meant(name, [*(each for each in known if each not in given), "type", "_scope_", *known])
+    return close or (f"it takes {', '.join(sorted(known))}" if known else "it takes no arguments")
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    close = ranked(name, known)
+    return f"did you mean {close[0][1]!r}?" if close else ""
 
 
 def joined(path: str, key: Any) -> str:

@@ -69,7 +69,7 @@ class Absence:
     Attributes:
         reason: Why, as a sentence without full stop.
         takes: The arguments that it is known to take, so that a config can be checked all the same; None
-            where they are not known.
+            where they are not known, ``"*"`` among them where it takes others, too.
     """
 
     reason: str
@@ -93,6 +93,7 @@ class ComponentTable:
     _resolvers: dict[str, list[Resolver]] = field(default_factory=dict)
     _aliases: dict[str, dict[str, str]] = field(default_factory=dict)
     _absent: dict[str, dict[str, Absence]] = field(default_factory=dict)
+    _words: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def add(self, registry: str, name: str, target: str, *, override: bool = False) -> None:
         """Name one component.
@@ -168,6 +169,18 @@ class ComponentTable:
         self._check_registry(registry)
         self._absent.setdefault(registry, {})[name] = Absence(reason, None if takes is None else tuple(takes))
 
+    def words(self, key: str, known: Iterable[str]) -> None:
+        """Say what configs write in places that no component's signature describes.
+
+        They help to recognise misspellings; any other word stays allowed there.
+
+        Args:
+            key: Where: ``"rcnn"`` for the keys of dicts without ``type`` under that key, ``"nms.type"`` for
+                types that are no component's name, ``""`` for free variables at the top level.
+            known: The words.
+        """
+        self._words[key] = (*self._words.get(key, ()), *known)
+
     @property
     def stands_in(self) -> bool:
         """Whether this scope names what others hold, as scopes of packages that we stand in for do."""
@@ -180,6 +193,14 @@ class ComponentTable:
     def absence(self, registry: str, name: str) -> Absence | None:
         """What is known of a name that is not there."""
         return self._absent.get(registry, {}).get(name)
+
+    def absent_names(self, registry: str) -> list[str]:
+        """The names of :meth:`absent`, in their order."""
+        return list(self._absent.get(registry, {}))
+
+    def words_of(self, key: str) -> tuple[str, ...]:
+        """What was told by :meth:`words`."""
+        return self._words.get(key, ())
 
     def get(self, registry: str, name: str) -> Reference | None:
         """The reference of a name, without importing it."""

@@ -10,9 +10,9 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, NotRequired, Required, Union
 
-from detcore.registry import MODELS, Deferred, Factory, Registry
+from detcore.registry import MODELS, Deferred, Factory, Open, Registry
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +25,12 @@ class Slot:
 
     Attributes:
         part: ``dict(type=...)`` is a component of this registry (built, deferred or a factory).
-        settings: A dict without ``type`` fills this dataclass.
+        settings: A dict fills this dataclass, or has the keys of this TypedDict.
+        open: Other keys than those of ``settings`` are fine.
         items: A list or tuple is a sequence of such values.
         entries: A dict without ``type`` is a mapping to such values.
         plain: A dict as it stands is fine, too.
+        choices: A string is one of these; empty where it may be any.
     """
 
     part: Mark | None = None
@@ -36,6 +38,8 @@ class Slot:
     items: "Slot | None" = None
     entries: "Slot | None" = None
     plain: bool = False
+    open: bool = False
+    choices: tuple[str, ...] = ()
 
     def __or__(self, other: "Slot") -> "Slot":
         return Slot(
@@ -44,12 +48,19 @@ class Slot:
             self.items or other.items,
             self.entries or other.entries,
             self.plain or other.plain,
+            self.open or other.open,
+            self.choices + other.choices,
         )
 
     @property
     def takes_parts(self) -> bool:
         """Whether anything in it is ever built."""
         return any(form is not None for form in (self.part, self.settings, self.items, self.entries))
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether it tells anything about a value."""
+        return self.takes_parts or bool(self.choices)
 
 
 UNTOUCHED = Slot()
@@ -84,6 +95,9 @@ def _cached(component: Callable[..., Any]) -> Parameters:
 
 
 def _read(component: Callable[..., Any]) -> Parameters:
+    if typing.is_typeddict(component):
+        slots = {name: slot_of(hint) for name, hint in _hints(component).items()}
+        return Parameters(slots, frozenset(getattr(component, "__required_keys__", ())), None)
     if isinstance(component, type):
         return _of_class(component)
     function: Any = component.func if isinstance(component, functools.partial) else component
@@ -184,9 +198,17 @@ def _slot(hint: Any, marked: Mark | None) -> Slot:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         found = [meta for meta in arguments[1:] if isinstance(meta, Mark)]
-        return _slot(arguments[0], found[0] if found else marked)
+        slot = _slot(arguments[0], found[0] if found else marked)
+        is_open = any(isinstance(meta, Open) for meta in arguments[1:])
+        return dataclasses.replace(slot, open=True) if is_open else slot
+    if origin in (Required, NotRequired):
+        return _slot(arguments[0], marked)
+    if origin is Literal:
+        return Slot(choices=tuple(each for each in arguments if isinstance(each, str)))
     if origin is Union or origin is types.UnionType:
-        return functools.reduce(lambda left, right: left | right, (_slot(each, marked) for each in arguments))
+        slot = functools.reduce(lambda left, right: left | right, (_slot(each, marked) for each in arguments))
+        free = any(each in (str, Any, object) for each in arguments)
+        return dataclasses.replace(slot, choices=()) if free else slot
     if origin is not None and isinstance(origin, type) and origin is not type:
         return _container_slot(origin, arguments, marked)
     return _leaf_slot(hint, marked)
@@ -196,10 +218,10 @@ def _container_slot(origin: type, arguments: tuple[Any, ...], marked: Mark | Non
     if issubclass(origin, Sequence | Set) or origin in (Collection, Iterable):
         inner = [_slot(each, marked) for each in arguments if each is not Ellipsis]
         slot = functools.reduce(lambda left, right: left | right, inner, UNTOUCHED)
-        return Slot(items=slot) if slot.takes_parts else UNTOUCHED
+        return Slot(items=slot) if slot.is_checked else UNTOUCHED
     if issubclass(origin, Mapping):
         slot = _slot(arguments[-1], None if isinstance(marked, Deferred) else marked)
-        if slot.takes_parts:
+        if slot.is_checked:
             return Slot(part=marked, entries=slot)
         return Slot(part=marked, plain=marked is None)
     return _leaf_slot(origin, marked)
@@ -216,6 +238,6 @@ def _leaf_slot(hint: Any, marked: Mark | None) -> Slot:
     module = _module_class()
     if module is not None and issubclass(hint, module):
         return Slot(part=MODELS)
-    if dataclasses.is_dataclass(hint):
+    if dataclasses.is_dataclass(hint) or typing.is_typeddict(hint):
         return Slot(settings=hint)
     return Slot(plain=True) if issubclass(hint, Mapping) else UNTOUCHED

@@ -1,7 +1,9 @@
 """Which names MMDetection 3.3.0, mmengine 0.10.7 and mmcv 2.1.0 register, and why some are not there.
 
 ``reference_names.json`` holds them: package -> registry -> name -> names of arguments (null: takes
-anything). It is read from their sources by ``tests/parity/reference_names.py``.
+anything; ``*`` among them: others, too). It is read from their sources by
+``tests/parity/reference_names.py``. ``reference_words.json`` holds what their configs write elsewhere, read
+by ``tests/parity/reference_words.py``.
 """
 
 import json
@@ -19,6 +21,21 @@ FROM_TORCH = {
         "RMSprop", "Rprop", "SGD", "SparseAdam", "TorchAdafactor",
     ),
 }  # fmt: skip
+
+# Keys that a component of the reference takes out of a part's dict before the part is built.
+TAKEN_OUT = {"loss_cls": ("bg_cls_weight",), "dcn": ("fallback_on_stride", "deformable_groups")}
+
+# Of MMPretrain what configs of MMDetection use.
+OF_MMPRETRAIN = {"models": ("ConvNeXt", "ClsDataPreprocessor"), "transforms": ("PackInputs",)}
+
+# Transforms of MMDetection 2.x, and what says the same since 3.0.
+OF_2X = {
+    "Collect": "PackDetInputs packs the sample",
+    "DefaultFormatBundle": "PackDetInputs packs the sample",
+    "ImageToTensor": "PackDetInputs packs the sample",
+    "MultiScaleFlipAug": "write its steps themselves, and tta_pipeline for several views",
+    "Normalize": "model.data_preprocessor normalises",
+}
 
 NOT_YET = "detcore does not have it yet"
 TRACKING = "tracking and re-identification are not part of detcore"
@@ -51,6 +68,15 @@ def reference_names() -> Iterator[tuple[str, str, str, list[str] | None]]:
     for registry, listed in FROM_TORCH.items():
         for name in listed:
             yield "torch", registry, name, None
+
+
+def reference_words() -> dict[str, list[str]]:
+    """What configs write in places that no component's signature describes: place -> words."""
+    read = json.loads(files(__package__).joinpath("reference_words.json").read_text(encoding="utf-8"))
+    words = {str(place): list(known) for place, known in read.items()}
+    for place, known in TAKEN_OUT.items():
+        words.setdefault(place, []).extend(known)
+    return words
 
 
 def reason(name: str) -> str:

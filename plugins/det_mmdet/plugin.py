@@ -1,7 +1,8 @@
 """Scopes ``mmdet``, ``mmengine``, ``mmcv``, ``mmcls``, ``mmpretrain``: OpenMMLab's names for our parts."""
 
 from det_mmdet.addresses import MIRRORS
-from det_mmdet.names import reason, reference_names
+from det_mmdet.class_names import add_class_names
+from det_mmdet.names import OF_2X, OF_MMPRETRAIN, reason, reference_names, reference_words
 from detcore.plugins import hookimpl
 from detcore.plugins.checkpoints import CheckpointTable
 from detcore.plugins.commands import CommandTable
@@ -23,6 +24,7 @@ STAND_INS = {
         "addict.addict.Dict", "addict.Dict",
     ),
     "Config": ("mmengine.config.config.Config", "mmcv.utils.config.Config"),
+    "Scheduler": ("mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler",),
     "LazyName": ("mmengine.config.lazy.LazyObject", "mmengine.config.lazy.LazyAttr"),
 }  # fmt: skip
 
@@ -62,5 +64,14 @@ def detcore_components(components: ComponentTable) -> None:
             continue
         components.alias(registry, name)
         components.absent(registry, name, reason(name), takes=takes)
+    add_class_names(components)
+    for registry, names in OF_MMPRETRAIN.items() if classifier else ():
+        for name in names:
+            components.absent(registry, name, NO_CLASSIFIERS)
+    if components.scope == "mmdet":
+        for name, instead in OF_2X.items():
+            components.absent("transforms", name, f"it is of MMDetection 2.x; {instead}")
+        for place, words in reference_words().items():
+            components.words(place, words)
     components.alias("models", "TIMMBackbone", "timm.TIMMBackbone")
     components.absent("models", "TIMMBackbone", NEEDS_TIMM)

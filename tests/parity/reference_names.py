@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGES = ("mmdet", "mmengine", "mmcv")
+ANYTHING = "*"  # among the arguments: others are taken, too
 
 
 class Sources:
@@ -63,12 +64,24 @@ class Sources:
         given = [each.arg for each in (*init.args.posonlyargs, *init.args.args, *init.args.kwonlyargs)][1:]
         if init.args.kwarg is None:
             return given
-        for base in bases:
-            other = {"mmdet": "mmcv", "mmcv": "mmcv", "mmengine": "mmengine"}[package]
-            inherited = self.arguments(other if base == name else package, base)
-            if inherited is not None:
-                return [*given, *(each for each in inherited if each not in given)]
-        return None
+        if not _hands_on(init, init.args.kwarg.arg):
+            return [*given, ANYTHING]
+        other = {"mmdet": "mmcv", "mmcv": "mmcv", "mmengine": "mmengine"}[package]
+        nearby = {base: other if base == name else package for base in bases}
+        known = [each for base in bases if (each := self.arguments(nearby[base], base)) is not None]
+        # `super(Parent, self)` may pass a parent over, so all of them count.
+        return list(dict.fromkeys([*given, *(each for one in known for each in one)])) if known else None
+
+
+def _hands_on(init: ast.FunctionDef, keywords: str) -> bool:
+    """Whether `**keywords` goes to a parent's constructor."""
+    calls = (node for node in ast.walk(init) if isinstance(node, ast.Call))
+    return any(
+        isinstance(call.func, ast.Attribute)
+        and call.func.attr == "__init__"
+        and any(each.arg is None and _last_name(each.value) == keywords for each in call.keywords)
+        for call in calls
+    )
 
 
 def _decorated(node: ast.ClassDef) -> Iterator[tuple[str, str | None]]:

@@ -245,12 +245,11 @@ def test_half_a_training_is_refused(toy_cfg):
         Runner.from_cfg(cfg)
 
 
-def test_misspelt_top_level_keys_are_warned_of(toy_cfg, caplog):
+def test_misspelt_settings_are_refused_and_settings_of_old_are_warned_of(toy_cfg, caplog):
+    with pytest.raises(ConfigError, match="optim_wraper: .*did you mean 'optim_wrapper'"):
+        Runner.from_cfg(toy_cfg(optim_wraper={"type": "x"}))
     with caplog.at_level(logging.WARNING, logger="detcore"):
-        Runner.from_cfg(
-            toy_cfg(optim_wraper={"type": "x"}, lr_config={"policy": "step"}, train_pipeline=[], my_own=1)
-        )
-    assert "did you mean 'optim_wrapper'" in caplog.text
+        Runner.from_cfg(toy_cfg(lr_config={"policy": "step"}, train_pipeline=[], my_own=1))
     assert "lr_config" in caplog.text
     assert "param_scheduler" in caplog.text
     assert "train_pipeline" not in caplog.text

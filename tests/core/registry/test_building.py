@@ -232,7 +232,6 @@ class TestParts:
         assert problems({"type": functools.partial(make_pair, size=5), "los": LOSS}, path="") == [
             "los: " + MODELS.check({"type": functools.partial(make_pair, size=5), "los": LOSS})[0].message
             + "; did you mean 'loss'?",
-            "loss: " + MODELS.check({"type": functools.partial(make_pair, size=5), "los": 1})[1].message,
         ]
 
     def test_an_annotation_that_cannot_be_resolved_leaves_the_others_working(self, caplog):
@@ -302,9 +301,8 @@ class TestProblems:
             MODELS.build(cfg, path="model")
         text = str(caught.value)
         for part in (
-            "7 problems in the config:",
+            "6 problems in the config:",
             "model.num_clases: Head takes no argument 'num_clases'; did you mean 'num_classes'?",
-            "model.num_classes: Head needs the argument 'num_classes'",
             "model.loss: there is no 'FocalLos' in MODELS",
             "model.losses.0: a dict for MODELS needs `type`, it has only 'weight'",
             "model.train_cfg.assigner.threshold: Assigner needs the argument 'threshold'",
@@ -352,7 +350,7 @@ class TestSignatures:
         assert built.given["num_classes"] == 7
         assert built.given["loss"].weight == 2.0
         assert problems({"type": "Child", "losss": LOSS}) == [
-            "model.losss: Child takes no argument 'losss'; did you mean 'losses'?"]
+            "model.losss: Child takes no argument 'losss'; did you mean 'loss'?"]
 
     def test_a_constructor_that_hands_everything_on_is_transparent(self):
         assert MODELS.build({"type": "Grandchild", "extra": 2, "loss": LOSS}).extra == 2
@@ -376,7 +374,6 @@ class TestSignatures:
         assert MODELS.build({**channels, "kernel_size": 3}).kernel_size == (3, 3)
         assert problems({**channels, "kernel_sise": 3}) == [
             "model.kernel_sise: Conv2d takes no argument 'kernel_sise'; did you mean 'kernel_size'?",
-            "model.kernel_size: Conv2d needs the argument 'kernel_size'",
         ]
 
     def test_named_tuples_and_builtins_can_be_components(self):

@@ -5,6 +5,7 @@ import pytest
 
 from detcore.errors import PluginError, RegistryError
 from detcore.registry import MODELS, TASK_UTILS, default_scope
+from detcore.registry.core import USER
 
 
 class Mine:
@@ -86,7 +87,8 @@ def test_the_message_lists_scopes_with_their_state_and_close_names_of_all_scopes
     scopes.broken["backbones"] = ImportError("no torch")
     MODELS.register_module(name="Retina", module=Mine)
     text = str(refusal("retinanett"))
-    for part in ("your modules (1 names)", "models (1 names)", "backbones (failed: no torch)",
+    mine = len(MODELS.registered_names(USER))
+    for part in (f"your modules ({mine} names)", "models (1 names)", "backbones (failed: no torch)",
                  "datasets (not installed)", "'RetinaNet'", "'far.RetinaNeXt'"):
         assert part in text
 
