@@ -26,6 +26,7 @@ def detcore_components(components: ComponentTable) -> None:
     })
     components.add_many("evaluators", {
         "Evaluator": "detcore.evaluation.evaluator:Evaluator",
+        "MultiDatasetsEvaluator": "detcore.evaluation.multi:MultiDatasetsEvaluator",
     })
     components.add_many("hooks", {
         "CheckInvalidLossHook": "detcore.engine.hooks.check_invalid_loss:CheckInvalidLossHook",
@@ -63,6 +64,9 @@ def detcore_components(components: ComponentTable) -> None:
         "ValLoop": "detcore.engine.evaluation_loops:ValLoop",
     })
     components.add_many("metrics", {
+        "DumpDetResults": "detcore.evaluation.dump:DumpDetResults",
+        "DumpProposals": "detcore.evaluation.dump:DumpProposals",
+        "DumpResults": "detcore.evaluation.dump:DumpResults",
     })
     components.add_many("models", {
         "BN": "torch.nn:BatchNorm2d",

@@ -49,7 +49,7 @@ class AmpOptimWrapper(OptimWrapper):
     ) -> None:
         if use_fsdp:
             raise ConfigError(
-                "AmpOptimWrapper: use_fsdp=True needs weights that are sharded over the processes; here every "
+                "AmpOptimWrapper: use_fsdp=True needs weights that are sharded over the processes; here each "
                 "process holds all of them (DDP)"
             )
         super().__init__(optimizer, accumulative_counts, clip_grad)

@@ -20,7 +20,7 @@ from detcore.engine.schedules import build_schedules
 from detcore.engine.settings import hook_configs, import_named_modules, loop_config
 from detcore.engine.state import TrainState
 from detcore.errors import ConfigError
-from detcore.evaluation import build_evaluator
+from detcore.evaluation import Evaluator, build_evaluator
 from detcore.registry import HOOKS, LOG_PROCESSORS, LOOPS, MODELS, VISUALIZERS
 from detcore.registry.planning import InvalidConfigError
 from detcore.visualization import Visualizer
@@ -155,7 +155,10 @@ class RunParts:
             self.cfg[f"{mode}_evaluator"], default_scope=self.scope, path=f"{mode}_evaluator"
         )
         metainfo: Any = getattr(loader.dataset, "metainfo", None)
-        evaluator.dataset_meta = metainfo
+        if isinstance(evaluator, Evaluator):
+            evaluator.use_dataset(loader.dataset)
+        else:
+            evaluator.dataset_meta = metainfo
         runner.visualizer.dataset_meta = metainfo
         loop = loop_config(self.cfg.get(f"{mode}_cfg") or {}, "ValLoop" if mode == "val" else "TestLoop")
         return LOOPS.build(

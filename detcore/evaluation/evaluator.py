@@ -34,6 +34,10 @@ class Evaluator:
         for metric in self.metrics:
             metric.dataset_meta = dataset_meta
 
+    def use_dataset(self, dataset: Any) -> None:
+        """Learn about the data set whose predictions will come."""
+        self.dataset_meta = getattr(dataset, "metainfo", None) or {}
+
     def process(self, data_batch: Any = None, data_samples: Sequence[Any] = ()) -> None:
         """Give one batch to every metric.
 
