@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from detcore.errors import CheckpointError
 from detcore.weights.explain import explain_misfit, some_names
+from detcore.weights.reading import keep_versions
 
 logger = logging.getLogger(__name__)
 _WRAPPER = "module."  # what DistributedDataParallel puts before every name
@@ -75,7 +76,7 @@ def load_into_module(
         report = _compare(own, given, mismatched)
         raise CheckpointError(explain_misfit(report, given, own, what, source))
     fitting = _without({name for name, _, _ in mismatched}, given)
-    # Modules may rename what they are given, so only loading tells what fits; where it does not, all goes back.
+    # Modules may rename what they are given, so only loading tells what fits; what does not is undone.
     before = None if fitting.keys() == own.keys() else _clone(own)
     try:
         result = module.load_state_dict(fitting, strict=False)
@@ -104,22 +105,14 @@ def _unwrapped(state: Mapping[str, Any], module: nn.Module) -> OrderedDict[str, 
     """A copy, with the versions by which modules recognise weights in an older layout."""
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise CheckpointError(f"weights must be a dict from names to tensors, got {type(state).__name__}")
-    wrapped = (
-        bool(state) and all(name.startswith(_WRAPPER) for name in state) and not hasattr(module, "module")
-    )
+    wrapped = not hasattr(module, "module") and all(name.startswith(_WRAPPER) for name in state)
     names = {name: name.removeprefix(_WRAPPER) if wrapped else name for name in state}
     copied = OrderedDict((names[name], value) for name, value in state.items())
-    return _versioned(copied, state)
+    return keep_versions(copied, state)
 
 
 def _without(names: set[str], state: OrderedDict[str, Any]) -> OrderedDict[str, Any]:
-    return _versioned(OrderedDict((k, v) for k, v in state.items() if k not in names), state)
-
-
-def _versioned(state: OrderedDict[str, Any], like: Mapping[str, Any]) -> OrderedDict[str, Any]:
-    if hasattr(like, "_metadata"):
-        state._metadata = like._metadata  # type: ignore[attr-defined]
-    return state
+    return keep_versions(OrderedDict((k, v) for k, v in state.items() if k not in names), state)
 
 
 def _compare(own: Mapping[str, Any], given: Mapping[str, Any], mismatched: list[Any]) -> LoadReport:

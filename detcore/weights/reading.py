@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from detcore.errors import CheckpointError
+from detcore.weights.explain import some_names
 from detcore.weights.fetch import fetch, wanted_prefix
 from detcore.weights.files import load_file
-from detcore.weights.explain import some_names
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
+_OPTIMISER = {"optimizer", "param_groups"}
 
 
 def load_state(
@@ -38,12 +41,29 @@ def load_state(
         CheckpointError: The file is missing, damaged, holds something else, or cannot be downloaded.
     """
     content = load_file(fetch(source), map_location)
-    state = _unwrapped(content, str(source))
+    state = weights_in(content, source)
+    other = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
+    if other:
+        raise CheckpointError(f"{source} holds no state dict: no tensors under {some_names(other)}")
     prefix = wanted_prefix(source)
     if prefix:
         state = strip_prefix(state, prefix, source=str(source))
-    for pattern, replacement in revise_keys:
-        state = {re.sub(pattern, replacement, key): value for key, value in state.items()}
+    return revised(state, revise_keys)
+
+
+def revised(state: Mapping[str, Tensor], revise_keys: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """A copy under other names: each pattern is replaced in all names before the next one."""
+    patterns = [(re.compile(pattern), replacement) for pattern, replacement in revise_keys]
+    copied: OrderedDict[str, Tensor] = OrderedDict()
+    for name, value in state.items():
+        copied[reduce(lambda new, pair: pair[0].sub(pair[1], new), patterns, name)] = value
+    return keep_versions(copied, state)
+
+
+def keep_versions(state: OrderedDict[str, Any], like: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    """Give a copy the versions by which modules recognise weights in an older layout."""
+    if hasattr(like, "_metadata"):
+        state._metadata = like._metadata  # type: ignore[attr-defined]
     return state
 
 
@@ -61,15 +81,23 @@ def strip_prefix(state: Mapping[str, Tensor], prefix: str, *, source: str = "") 
     return chosen
 
 
-def _unwrapped(content: Any, source: str) -> dict[str, Tensor]:
+def weights_in(content: Any, source: str | Path) -> Mapping[str, Any]:
+    """The state dict in the content of a file, which may lie below ``state_dict`` or ``model``.
+
+    Raises:
+        CheckpointError: There is none.
+    """
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
             break
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{source} holds no state dict but {type(content).__name__}")
-    other = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
-    if other or not content:
-        got = f"no tensors under {some_names(other)}" if other else "nothing in it"
-        raise CheckpointError(f"{source} holds no state dict: {got}; looked into {', '.join(_WRAPPERS)} too")
-    return {str(key): value for key, value in content.items()}
+    if not any(isinstance(value, Tensor) for value in content.values()):
+        names = [str(name) for name in content]
+        got = f"no tensors under {some_names(names)}" if names else "nothing in it"
+        optimiser = " (an optimiser's state is no model)" if _OPTIMISER & set(names) else ""
+        raise CheckpointError(
+            f"{source} holds no state dict: {got}{optimiser}; looked into {', '.join(_WRAPPERS)} too"
+        )
+    return content

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 # The first that occurs among the names. Names of parameters are those of MMDetection.
 _MARKS = (
-    (r"^(student|teacher)\.", "a teacher-student detector, which has two detectors below student. and teacher."),
+    (r"^(student|teacher)\.", "a teacher-student detector: two detectors, below student. and teacher."),
     (r"^bbox_head\.transformer\.", "a DETR of MMDetection 2.x, whose layers have other names today"),
     (r"^(panoptic_head|track_head)\.", "a MaskFormer or Mask2Former"),
     (r"^roi_head\.bbox_head\.0\.", "a Cascade R-CNN"),
@@ -29,7 +29,7 @@ _MARKS = (
     (r"^bbox_head\.", "a detector of one stage"),
     (r"^backbone\.bottom_up\.", "a detector of Detectron2"),
     (r"^backbone\.", "a model with a backbone, perhaps a classifier of MMPretrain"),
-    (r"^(fc|head\.fc|classifier|head)\.(\d\.)?(weight|bias)$", "a classification model, which is a backbone here"),
+    (r"^(fc|head\.fc|classifier|head)\.(\d\.)?(weight|bias)$", "a classification model"),
     (r"^(layer1|stages|features|conv1|blocks)\.", "a backbone alone"),
 )  # fmt: skip
 

@@ -43,6 +43,7 @@ def detcore_checkpoints(checkpoints: CheckpointTable) -> None:
     checkpoints.scheme("mmcls", "det_mmdet.addresses:mmcls", prefix="backbone.")
     checkpoints.zoo("mmdet", "det_mmdet.zoo:published")
     checkpoints.mirror(*MIRRORS)
+    checkpoints.upgrade("det_mmdet.upgrade:upgraded")
 
 
 @hookimpl

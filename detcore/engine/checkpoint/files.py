@@ -60,7 +60,7 @@ def load_checkpoint(
     program wrote in an older layout, a plugin may turn into today's.
 
     Args:
-        path: A file of ``save_checkpoint`` or ``torch.save``, or another name of weights (``detcore.weights.fetch``).
+        path: A file of ``save_checkpoint`` or ``torch.save``, or another name of weights (see ``fetch``).
         map_location: Device of the tensors.
         require_checksum: Set where only a file of our own will do, as for resuming a run from its folder.
 
