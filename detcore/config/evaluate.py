@@ -12,8 +12,11 @@ from typing import Any
 from detcore.config.document import ConfigDict, origins_of
 from detcore.config.expressions import Expressions
 from detcore.config.functions import hashable, items_of, update
+from detcore.config.imports import ImportedName, imported_names
+from detcore.config.merge import adopt
 from detcore.config.operators import BINARY
 from detcore.config.placeholders import Placeholders, quote_bare_variables
+from detcore.config.read_base import READ_BASE, Names, is_block
 from detcore.config.refusals import MISTAKES, describe, refused
 from detcore.config.values import Budget, ConfigFileError, Table, a_kind
 from detcore.errors import ConfigError
@@ -73,34 +76,51 @@ class Evaluator(Expressions):
         placeholders: Replaces ``{{ ... }}`` within strings.
         budget: Pays for every step and every value, also those of other files of the same load.
         base: The merged bases; the file sees and may change them as ``_base_``.
+        given: What its ``with read_base()`` blocks brought; its own from now on.
 
     Attributes:
         changed: Whether the file changed values in place, and so perhaps its bases.
+        imports: What its names mean that an import has bound.
+        has_imports: Whether it had any, so that its values may hold some.
     """
 
     def __init__(
-        self, file: str, placeholders: Placeholders, budget: Budget, base: ConfigDict | None = None
+        self,
+        file: str,
+        placeholders: Placeholders,
+        budget: Budget,
+        base: ConfigDict | None = None,
+        given: Names | None = None,
     ) -> None:
-        super().__init__(file, {} if base is None else {"_base_": base}, placeholders, budget)
+        given = given or Names()
+        names = {**given.tree, **given.imports}
+        super().__init__(file, names if base is None else {"_base_": base, **names}, placeholders, budget)
         self.changed = False
-        self.origins: dict[str, tuple[str, int]] = {}
+        self.imports: dict[str, ImportedName] = given.imports
+        self.has_imports = bool(given.imports)
+        self.origins: dict[str, tuple[str, int]] = dict(origins_of(given.tree))
 
     def expression(self, node: ast.expr) -> Any:
         """The value of one expression, every failure as a ``ConfigFileError``."""
         return self._guarded(node, lambda: self.value_of(node))
 
     def module(self, tree: ast.Module) -> Table:
-        """Evaluate a whole file: its variables, without Python's own names and ``_base_``.
+        """Evaluate a whole file: its variables, without Python's own names, imports and ``_base_``.
 
         Raises:
             ConfigFileError: The file is wrong or more than data; names file and line.
         """
         skipped = base_assignment(tree)
         for statement in tree.body:
-            if statement is not skipped:
+            if statement is not skipped and not is_block(statement):
                 self._guarded(statement, lambda: self.statement(statement))  # noqa: B023  (called at once)
+        self.imports = {key: name for key, name in self.imports.items() if self.names.get(key) is name}
         table = Table(
-            {key: value for key, value in self.names.items() if not key.startswith("__") and key != "_base_"}
+            {
+                key: value
+                for key, value in self.names.items()
+                if not key.startswith("__") and key != "_base_" and key not in self.imports
+            }
         )
         table.lines.update(self.origins)
         return table
@@ -164,7 +184,7 @@ class Evaluator(Expressions):
             self.budget.charge(len(owner))
             owner[key] = value
             return
-        dict.__setitem__(owner, key, value)
+        dict.__setitem__(owner, key, adopt(value, self.budget) if isinstance(owner, ConfigDict) else value)
         lines = owner.lines if isinstance(owner, Table) else origins_of(owner)
         lines[key] = (self.file, line)
 
@@ -249,6 +269,17 @@ class Evaluator(Expressions):
         for statement in node.orelse:
             self.statement(statement)
 
+    def _import(self, node: ast.Import | ast.ImportFrom) -> None:
+        for name, meant in imported_names(node, self.file):
+            self.names[name] = self.imports[name] = meant
+            self.has_imports = True
+            self.origins.pop(name, None)
+
+    def _with(self, node: ast.With) -> None:
+        if is_block(node):
+            raise ConfigError(f"'with {READ_BASE}()' stands at the top level of a file, without conditions")
+        raise refused(self.file, node)
+
     def _pass(self, node: ast.Pass) -> None:
         pass
 
@@ -267,6 +298,9 @@ _STATEMENTS: Mapping[type[ast.stmt], Callable[[Any, Any], None]] = {
     ast.Expr: Evaluator._expression,
     ast.If: Evaluator._if,
     ast.For: Evaluator._for,
+    ast.Import: Evaluator._import,
+    ast.ImportFrom: Evaluator._import,
+    ast.With: Evaluator._with,
     ast.Pass: Evaluator._pass,
     ast.Break: Evaluator._break,
     ast.Continue: Evaluator._continue,

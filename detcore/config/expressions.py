@@ -16,6 +16,7 @@ from detcore.config.functions import (
     lines_of,
     update,
 )
+from detcore.config.imports import ImportedName
 from detcore.config.methods import method_of
 from detcore.config.operators import BINARY, UNARY, compare
 from detcore.config.placeholders import Placeholders
@@ -93,6 +94,8 @@ class Expressions:
         value = self.value_of(node.value)
         if name.startswith("_"):
             raise ConfigError(f"attributes that start with an underscore are not allowed (.{name})")
+        if isinstance(value, ImportedName):
+            return value.attribute(name)
         if not isinstance(value, dict):
             raise ConfigError(f"{a_kind(value)} has no attribute {name!r} in a config")
         if name not in value:
@@ -317,6 +320,8 @@ class Expressions:
             raise ConfigError(f"attributes that start with an underscore are not allowed (.{called.attr})")
         target = self.value_of(called.value)
         function: Function | None = method_of(target, called.attr)
+        if isinstance(target, ImportedName):
+            raise ConfigError(f"calling {target.path}.{called.attr} is not allowed: {HINT}")
         if function is None:
             kind = "dict" if isinstance(target, dict) else type(target).__name__
             raise ConfigError(f"calling {called.attr} of a {kind} is not allowed in a config")

@@ -10,13 +10,15 @@ file that the user named. The project is the widest of
 
 but never the file system's root, the user's home or a folder above that. Folders whose names start with a dot
 are closed, links may not lead out, and only regular files of a bounded size are read.
-``detcore::retinanet/x.py`` names a shipped config, ``package::x.py`` one of another installed package.
+``detcore::retinanet/x.py`` names a shipped config, ``package::x.py`` one of another installed package, or the
+shipped one that stands in for it.
 """
 
 import importlib.util
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -26,8 +28,32 @@ from detcore.errors import ConfigError
 SUFFIXES = (".py", ".yaml", ".yml", ".json")
 MAX_BYTES = 384 * 1024
 """The largest config of MMDetection has 29 kB."""
+CORE = "detcore"
 ENTRY_POINTS = "detcore.configs"
-"""Group of entry points ``scope = "package.folder"`` that say where a package keeps its configs."""
+"""Group of entry points ``scope = "package.folder"`` that say where a package keeps its configs.
+
+``scope = "detcore"`` lets detcore's own stand in for those of a package that is not installed.
+"""
+SCOPES = "detcore.plugins"
+
+
+@dataclass(frozen=True)
+class Located:
+    """A config file that was found.
+
+    Attributes:
+        path: Absolute path.
+        name: What it was found by.
+        project: Folder that its own bases must lie in; None for no bounds.
+        scope: The package whose names it uses, where it is another package's.
+        stands_in: Whether it is detcore's own, in the place of that package's.
+    """
+
+    path: Path
+    name: str
+    project: Path | None
+    scope: str | None = None
+    stands_in: bool = False
 
 
 def shipped_configs() -> Path:
@@ -112,7 +138,23 @@ def _folder(which: Callable[[], Path]) -> Path | None:
         return None
 
 
-def locate_base(name: str, path: Path, project: Path | None) -> tuple[Path, Path | None, str | None]:
+def locate_named(name: str) -> Located:
+    """Find the file that a user names: a path, or ``package::folder/file.py``.
+
+    Raises:
+        ConfigError: It is not there, or no config by its name.
+    """
+    if "::" in name:
+        found = locate_shipped(name)
+        return found if found.stands_in else replace(found, scope=None)
+    path = Path(os.path.abspath(Path(name).expanduser()))  # noqa: PTH100  (resolve would follow links)
+    check_suffix(path, name)
+    if not path.exists():
+        raise missing(path, name)
+    return Located(path, name, project_of(path))
+
+
+def locate_base(name: str, path: Path, project: Path | None) -> Located:
     """Find the file that ``_base_ = name`` means.
 
     Args:
@@ -120,16 +162,13 @@ def locate_base(name: str, path: Path, project: Path | None) -> tuple[Path, Path
         path: The file that says it, absolute.
         project: Folder that the base must lie in; None where the user trusts the config.
 
-    Returns:
-        The file, the project that its own bases must lie in, and the scope where it is another package's.
-
     Raises:
         ConfigError: It is not there, or lies where a config may not reach.
     """
     if "\0" in name:
         raise ConfigError("a path may not hold a null byte")
     if "::" in name:
-        return (*locate_shipped(name), None if name.startswith("detcore::") else name.partition("::")[0])
+        return locate_shipped(name)
     if "://" in name:
         raise ConfigError(f"{name!r} is an address; a base is a file beside the config")
     wanted = Path(name).expanduser() if name.startswith("~") else Path(name)
@@ -143,51 +182,119 @@ def locate_base(name: str, path: Path, project: Path | None) -> tuple[Path, Path
         _check_within(found, path.parent, project, name)
     if not found.exists():
         raise missing(found, name)
-    return found, project, None
+    return Located(found, name, project)
+
+
+def locate_module(name: str, path: Path, project: Path | None) -> Located:
+    """Find the config that an import within ``with read_base()`` names, without importing anything.
+
+    ``..a.b`` lies relative to the file. ``package.a.b`` lies in a folder ``package`` of its project, or below
+    ``configs`` in an installed package; where neither has it, among the configs of ``package::``.
+
+    Args:
+        name: The module, with its leading dots.
+        path: The file that imports it, absolute.
+        project: Folder that it must lie in, where it is no package's; None where the user trusts the config.
+
+    Raises:
+        ConfigError: It is not there, or lies where a config may not reach.
+    """
+    level = len(name) - len(name.lstrip("."))
+    package, *parts = name[level:].split(".")
+    if level:
+        up = "../" * (level - 1) or "./"
+        return locate_base(f"{up}{'/'.join([package, *parts])}.py", path, project)
+    if not parts:
+        raise ConfigError(f"{package} is a package, not a config file")
+    beside = (project or project_of(path)) / package
+    own = beside.joinpath(*parts).with_suffix(".py")
+    if own.is_file():
+        _check_within(own, path.parent, beside.parent, name)
+        return Located(own, str(own), project)
+    if "configs" in parts[:-1]:
+        last = parts.index("configs") + 1
+        folder = _package_folder(package, "/".join(parts[:last]))
+        if folder is not None and (found := folder.joinpath(*parts[last:]).with_suffix(".py")).is_file():
+            _check_within(found, folder, folder.resolve(), name)
+            return Located(found, str(found), folder.resolve())
+        if last == 1:
+            return _alike(package, parts[1:])
+    raise ConfigError(f"no folder {package} in the project {beside.parent}, and no installed package, has it")
 
 
 def _check_within(found: Path, folder: Path, project: Path, name: str) -> None:
-    real, folder = found.resolve(), folder.resolve()
-    if not real.is_relative_to(project):
+    real = os.path.realpath(found)
+    if not real.startswith(os.path.join(project, "")):  # noqa: PTH118  (with the separator at its end)
         raise ConfigError(f"{name!r} leads out of the config's project {project} (--trust-config allows it)")
-    inside = real.relative_to(project).parts
+    inside = Path(real).relative_to(project).parts
     for i, part in enumerate(inside):
-        hidden = part.startswith(".") and not part.startswith("..")
-        if hidden and not folder.is_relative_to(project.joinpath(*inside[: i + 1])):
+        if not part.startswith(".") or part.startswith(".."):
+            continue
+        if not folder.resolve().is_relative_to(project.joinpath(*inside[: i + 1])):
             raise ConfigError(f"{name!r} leads into a hidden folder or file (--trust-config allows it)")
 
 
-def locate_shipped(name: str) -> tuple[Path, Path]:
-    """The file that ``package::folder/file.py`` means, and the folder of that package's configs.
+def locate_shipped(name: str) -> Located:
+    """The file that ``package::folder/file.py`` means.
 
     Raises:
         ConfigError: No such package or file.
     """
     scope, _, rest = name.partition("::")
-    root = _config_folder(scope)
+    root, stands_in = _config_folder(scope)
     path = Path(os.path.normpath(root / rest))
     check_suffix(path, name)
     if not path.resolve().is_relative_to(root.resolve()):
         raise ConfigError(f"{name!r} leads out of the configs of {scope}")
     if not path.exists():
-        raise missing(path, name)
-    return path, root.resolve()
+        raise _not_shipped(scope, rest, root) if stands_in else missing(path, name)
+    return Located(path, name, root.resolve(), None if scope == CORE else scope, stands_in)
 
 
-def _config_folder(scope: str) -> Path:
-    """Where a package keeps its configs; reads metadata and finds folders, imports nothing."""
-    if scope == "detcore":
-        return shipped_configs()
+def _not_shipped(scope: str, rest: str, root: Path) -> ConfigError:
+    """The error for a config of a package that is not installed and whose place ours take."""
+    ours = [path.relative_to(root).as_posix() for path in root.rglob("*.py")]
+    return ConfigError(
+        f"{scope}::{rest} is not among the configs that come with {CORE} and stand in for those of {scope}; "
+        f"'pip install --no-deps {scope}' brings all of theirs{closest(rest, ours)}"
+    )
+
+
+def _alike(package: str, parts: list[str]) -> Located:
+    """The config of ``package::`` whose name is that of a module, in which hyphens become underscores."""
+    root, _ = _config_folder(package)
+    folder = root.joinpath(*parts[:-1])
+    files = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    known = {file.replace("-", "_"): file for file in files}
+    file = known.get(f"{parts[-1].replace('-', '_')}.py", f"{parts[-1]}.py")
+    return locate_shipped(f"{package}::{'/'.join([*parts[:-1], file])}")
+
+
+def _config_folder(scope: str) -> tuple[Path, bool]:
+    """Where a package keeps its configs, and whether these only stand in for it.
+
+    Reads metadata and finds folders, imports nothing.
+    """
+    if scope == CORE:
+        return shipped_configs(), False
+    values = [entry.value for entry in metadata.entry_points(group=ENTRY_POINTS) if entry.name == scope]
+    places = [value.replace(".", "/") for value in values if value != CORE]
     if scope.isidentifier():
-        for entry in metadata.entry_points(group=ENTRY_POINTS, name=scope):
-            package, _, inner = entry.value.partition(".")
-            folder = _package_folder(package, inner.replace(".", "/"))
-            if folder is not None:
-                return folder
-        folder = _package_folder(scope, ".mim/configs")  # where OpenMMLab's wheels keep them
+        places.append(f"{scope}/.mim/configs")  # where OpenMMLab's wheels keep them
+    for place in places:
+        package, _, inner = place.partition("/")
+        folder = _package_folder(package, inner)
         if folder is not None:
-            return folder
-    raise ConfigError(f"no installed package brings configs for {scope}:: (detcore:: names the shipped ones)")
+            return folder, False
+    if CORE in values:
+        return shipped_configs(), True
+    raise ConfigError(f"no installed package brings configs for {scope}::{_hint(scope)}")
+
+
+def _hint(scope: str) -> str:
+    if any(entry.name == scope for entry in metadata.entry_points(group=SCOPES)):
+        return f" ('pip install --no-deps {scope}' brings those of {scope} itself)"
+    return f" ({CORE}:: names the shipped ones)"
 
 
 def _package_folder(package: str, inner: str) -> Path | None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from detcore.config.document import ConfigDict, config_dict, origins_of
+from detcore.config.imports import ImportedName
 from detcore.config.values import (
     MAX_DEPTH,
     SCALARS,
@@ -63,9 +64,34 @@ def _freeze(value: Any, budget: Budget, keep_objects: bool, depth: int) -> Any:
         for item in value:
             check_key(item, budget)
         return set(value)
-    if kind is range or keep_objects:
+    if kind is range or kind is ImportedName or keep_objects:
         return value
     raise ConfigError(f"a {kind.__name__} is not plain data")
+
+
+def adopt(value: Any, budget: Budget) -> Any:
+    """A value as a base's dict takes it in: own dicts become ConfigDict, own lists become other lists.
+
+    What is a ConfigDict already stays the same object, as in the dialect's reference.
+
+    Raises:
+        LimitError: Too large or too deep.
+    """
+    return value if type(value) in SCALARS else _adopt(value, budget, 0)
+
+
+def _adopt(value: Any, budget: Budget, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise LimitError(f"a value is nested more than {MAX_DEPTH} levels deep, or holds itself")
+    kind = type(value)
+    if kind is list or kind is tuple:
+        budget.charge(len(value) + 1)
+        return kind([_adopt(item, budget, depth + 1) for item in value])
+    if isinstance(value, dict) and not isinstance(value, ConfigDict):
+        budget.charge(len(value) + 1)
+        items = {key: _adopt(item, budget, depth + 1) for key, item in value.items()}
+        return config_dict(items, dict(_lines(value)))
+    return value
 
 
 def _lines(value: dict[Any, Any]) -> dict[Any, Origin]:

@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from detcore.config.document import ConfigDict, closest
+from detcore.config.document import ConfigDict, closest, config_dict
 from detcore.config.formats import str_format
 from detcore.config.functions import FUNCTIONS, Function, hashable, items_of, length_of, lines_of, update
-from detcore.config.values import Budget, Table, measure
+from detcore.config.merge import DELETE, adopt
+from detcore.config.placeholders import copied
+from detcore.config.values import Budget, measure
 from detcore.errors import ConfigError
 
 _dict, _set, _sorted = FUNCTIONS["dict"], FUNCTIONS["set"], FUNCTIONS["sorted"]
@@ -72,7 +74,8 @@ def _dict_pop(budget: Budget, target: dict[Any, Any], key: Any, *default: Any) -
 def _dict_setdefault(budget: Budget, target: dict[Any, Any], key: Any, default: Any = None) -> Any:
     key = hashable(key, budget)
     if key not in target:
-        dict.__setitem__(target, key, default)
+        new = adopt(default, budget) if isinstance(target, ConfigDict) else default
+        dict.__setitem__(target, key, new)
     return target[key]
 
 
@@ -92,13 +95,53 @@ def _merge_update(target: dict[Any, Any], source: dict[Any, Any], budget: Budget
         if isinstance(old, dict) and isinstance(value, dict) and old is not value:
             _merge_update(old, value, budget)
             continue
-        dict.__setitem__(target, key, value)
+        dict.__setitem__(target, key, adopt(value, budget))
         if key in lines_of(source):
             lines_of(target)[key] = lines_of(source)[key]
 
 
-def _dict_copy(budget: Budget, target: dict[Any, Any]) -> Table:
-    return _dict(budget, target)
+def _dict_merge(budget: Budget, target: dict[Any, Any], other: Any) -> None:
+    """``merge`` of a base's value: dicts merge at every level, and one with ``_delete_`` replaces."""
+    if not isinstance(target, ConfigDict):
+        raise ConfigError("merge is a method of values that come from a base; use update")
+    if not isinstance(other, dict):
+        raise ConfigError(f"merge takes a dict, got {type(other).__name__}")
+    measure(other, budget)
+    measure(target, budget)
+    merged = _laid_over(copied(other), copied(target), budget)
+    target.clear()
+    dict.update(target, merged)
+    lines_of(target).update(lines_of(merged))
+
+
+def _laid_over(new: dict[Any, Any], old: ConfigDict, budget: Budget) -> ConfigDict:
+    kept = old if not new.get(DELETE) else ConfigDict()
+    lines = dict(lines_of(kept))
+    items: dict[Any, Any] = dict(kept)
+    for key, value in new.items():
+        if key == DELETE:
+            continue
+        there = items.get(key)
+        if isinstance(value, dict) and isinstance(there, ConfigDict):
+            items[key] = _laid_over(value, there, budget)
+        else:
+            items[key] = adopt(value, budget)
+            if isinstance(value, dict):
+                items[key].pop(DELETE, None)
+        if key in lines_of(new):
+            lines[key] = lines_of(new)[key]
+    items.pop(DELETE, None)
+    return config_dict(items, lines)
+
+
+def _dict_copy(budget: Budget, target: dict[Any, Any]) -> dict[Any, Any]:
+    budget.charge(len(target))
+    return target.copy() if isinstance(target, ConfigDict) else _dict(budget, target)
+
+
+def _dict_deepcopy(budget: Budget, target: dict[Any, Any]) -> dict[Any, Any]:
+    measure(target, budget)
+    return copied(target)
 
 
 def _pairs(name: str) -> Function:
@@ -171,7 +214,7 @@ METHODS: dict[type, dict[str, Function]] = {
     tuple: {name: _searching(name) for name in ("count", "index")},
     dict: {name: _pairs(name) for name in ("keys", "values", "items")}
     | {"get": _dict_get, "pop": _dict_pop, "setdefault": _dict_setdefault, "update": _dict_update}
-    | {"copy": _dict_copy, "clear": _dict_clear},
+    | {"copy": _dict_copy, "deepcopy": _dict_deepcopy, "clear": _dict_clear, "merge": _dict_merge},
     set: {
         name: _set_with(name)
         for name in ("union", "intersection", "difference", "symmetric_difference", "update")
@@ -185,23 +228,6 @@ METHODS: dict[type, dict[str, Function]] = {
     },
     float: {"is_integer": lambda budget, value: value.is_integer()},
 }
-CHANGING = frozenset(
-    [
-        "append",
-        "extend",
-        "insert",
-        "pop",
-        "remove",
-        "reverse",
-        "sort",
-        "clear",
-        "update",
-        "setdefault",
-        "add",
-        "discard",
-        "symmetric_difference_update",
-    ]
-)
 
 
 def method_of(value: Any, name: str) -> Function | None:
