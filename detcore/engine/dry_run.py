@@ -38,7 +38,7 @@ def make_dry(cfg: Config, folder: Path) -> list[str]:
     cfg["resume"] = False
     cfg["visualizer"] = cfg["vis_backends"] = None
     _without_pretrained(cfg.get("model"))
-    if cfg.get("load_from") and not Path(cfg["load_from"]).exists():
+    if cfg.get("load_from") and not Path(cfg["load_from"]).exists():  # names are not downloaded for a dry run
         notes.append(f"dry run: {cfg['load_from']} is not there; the weights are random")
         cfg["load_from"] = None
     for mode in ("train", "val"):

@@ -22,8 +22,9 @@ from detcore.engine.rng import generators_kept
 from detcore.engine.run_log import RunLog
 from detcore.engine.run_status import RunStatus
 from detcore.engine.signals import RunInterrupted, StopAsked, StopSignals
-from detcore.engine.snapshot import differences, restore_snapshot, take_snapshot
+from detcore.engine.snapshot import differences, meta_of, require_own, restore_snapshot, take_snapshot
 from detcore.errors import CheckpointError, ConfigError
+from detcore.weights import fetch, weights_in
 
 _log = logging.getLogger("detcore.engine.runner")
 
@@ -107,7 +108,7 @@ class Runner(RunStatus):
         self.evaluated("val", metrics)
         return metrics
 
-    def evaluated(self, mode: str, metrics: Mapping[str, float]) -> None:
+    def evaluated(self, mode: str, metrics: dict[str, float]) -> None:
         """Act on the figures of an evaluation within a training: schedules that wait for them, saving.
 
         Args:
@@ -234,14 +235,19 @@ class Runner(RunStatus):
     def load_checkpoint(self, path: str | Path, *, strict: bool = False) -> dict[str, Any]:
         """Put the weights of a file into the model; nothing else of the run changes.
 
+        Args:
+            path: A file, also one of MMDetection, or another name of weights (see `detcore.weights.fetch`).
+            strict: Every key must fit; else a warning names what does not.
+
         Raises:
             CheckpointError: If the file is damaged, or does not fit the model.
         """
         content = load_checkpoint(path)
         self.call_hook("after_load_checkpoint", checkpoint=content)
-        load_into_model(self.model, content.get("state_dict", content), strict=strict, source=path)
-        meta = content.get("meta") or {}
-        self._loaded_position = {"epoch": int(meta.get("epoch", 0)), "iter": int(meta.get("iter", 0))}
+        load_into_model(self.model, weights_in(content, path), strict=strict, source=path)
+        meta = meta_of(content)
+        saved = {key: meta.get(key) for key in ("epoch", "iter")}
+        self._loaded_position = {key: n if isinstance(n, int) else 0 for key, n in saved.items()}
         self.logger.info("Loaded the weights of %s", path)
         return content
 
@@ -256,6 +262,7 @@ class Runner(RunStatus):
             CheckpointError: If the file is damaged, misses a part, or does not fit this run.
         """
         content = dict(load_checkpoint(path) if content is None else content)
+        require_own(content, path)
         self.call_hook("after_load_checkpoint", checkpoint=content)
         changed = differences(self, content)
         if changed:
@@ -292,7 +299,10 @@ class Runner(RunStatus):
         if not resume:
             return None
         if source and resume != "auto":
-            return Path(source), load_checkpoint(source)
+            path = fetch(source)
+            content = load_checkpoint(path)
+            require_own(content, source)
+            return path, content
         found = self.checkpoints_of(self.work_dir).load_newest_good()
         if found is None:
             self.logger.info("There is nothing to resume in %s; the training starts afresh", self.work_dir)

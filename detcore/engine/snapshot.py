@@ -136,6 +136,29 @@ def restore_snapshot(runner: Any, content: Mapping[str, Any], source: str | Path
         )
 
 
+def require_own(content: Mapping[str, Any], source: str | Path) -> None:
+    """See that a run of detcore saved this.
+
+    Raises:
+        CheckpointError: Another program did.
+    """
+    meta = meta_of(content)
+    if "detcore_version" in meta:
+        return
+    position = ", ".join(f"{key} {meta[key]}" for key in ("epoch", "iter") if key in meta)
+    raise CheckpointError(
+        f"{source} was not saved by a run of detcore, and only such a run can go on exactly; to start a new"
+        " training from its weights, use load_from without resume"
+        + (f" (it was saved at {position})" if position else "")
+    )
+
+
+def meta_of(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a checkpoint says of itself; empty where it says nothing that can be read."""
+    meta = content.get("meta")
+    return meta if isinstance(meta, Mapping) else {}
+
+
 def differences(runner: Any, content: Mapping[str, Any]) -> list[str]:
     """What in a checkpoint's record of its run is not what this run is: one line each."""
     meta = content.get("meta", {})
