@@ -2,15 +2,16 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from det_models.anchors import AnchorGenerator
-from det_models.assign import BaseAssigner, match_each
+from det_models.assign import match_each
 from det_models.coders import BaseBBoxCoder
+from det_models.dense_cfg import DenseTestCfg, DenseTrainCfg
+from det_models.dense_targets import DenseTargets, regressed_rows
 from det_models.host import host_tensor, reduce_mean
 from det_models.postprocess import (
     best_of_levels,
@@ -18,152 +19,100 @@ from det_models.postprocess import (
     rescale_boxes,
     suppress,
 )
-from det_models.samplers import BaseSampler, PseudoSampler
-from det_models.truth import GroundTruth
+from det_models.samplers import PseudoSampler
+from det_models.truth import GroundTruth, unpack_gt_instances
 from detcore.nn import BaseModule
-from detcore.registry import TASK_UTILS
+from detcore.nn.base_module import DeferredInit
+from detcore.registry import MODELS, TASK_UTILS
 from detcore.structures import DetDataSample, InstanceData
 
 MetaInfo = Mapping[str, Any]
 Losses = dict[str, list[Tensor]]
 
 
-@dataclass(kw_only=True, slots=True)
-class DenseTrainCfg:
-    """How a dense head is trained (``train_cfg``).
-
-    Attributes:
-        assigner: Matches priors with ground truth.
-        sampler: Chooses among the matched ones; by default all of them count.
-        allowed_border: Pixels that an anchor may reach out of its image and still take part; negative: any.
-        pos_weight: Weight of positives in the classification loss; 0 or less for 1.
-        debug: Kept for configs; has no effect.
-    """
-
-    assigner: Annotated[BaseAssigner, TASK_UTILS]
-    sampler: Annotated[BaseSampler | None, TASK_UTILS] = None
-    allowed_border: float = -1
-    pos_weight: float = -1
-    debug: bool = False
-
-
-@dataclass(kw_only=True, slots=True)
-class DenseTestCfg:
-    """How a dense head's predictions become boxes (``test_cfg``).
-
-    Attributes:
-        nms_pre: Candidates of each level that are decoded; 0 or less for all.
-        min_bbox_size: Width and height that a box must exceed, in pixels; negative: all are kept.
-        score_thr: Scores up to this are dropped.
-        nms: Settings of non-maximum suppression.
-        max_per_img: Boxes of an image at most; 0 or less for all.
-    """
-
-    nms_pre: int = -1
-    min_bbox_size: float = -1
-    score_thr: float = 0.0
-    nms: dict[str, Any] = field(default_factory=lambda: {"type": "nms", "iou_threshold": 0.5})
-    max_per_img: int = -1
-
-
-@dataclass(slots=True)
-class DenseTargets:
-    """What A priors of B images are to predict.
-
-    Attributes:
-        matches: ``LongTensor[B, A]``: number of the matched box plus one, 0 for background, -1 for neither.
-        labels: ``LongTensor[B, A]``, the number of classes for background.
-        label_weights: ``Tensor[B, A]``, 0 where a prior does not count.
-        avg_factor: What losses are divided by, a scalar on the device, the mean over ranks.
-    """
-
-    matches: Tensor
-    labels: Tensor
-    label_weights: Tensor
-    avg_factor: Tensor
-
-
-@dataclass(slots=True)
-class RegressedRows:
-    """The rows of a flattened level, ``[B * A]``, that a box loss is reckoned on.
-
-    Attributes:
-        index: ``LongTensor[R]``, the rows.
-        priors: ``Tensor[R, 4]``, xyxy.
-        gt_boxes: ``Tensor[R, 4]``, xyxy, the matched boxes; the prior itself in a row without one.
-        weights: ``Tensor[R, 4]``, 1 for matched rows, else 0.
-    """
-
-    index: Tensor
-    priors: Tensor
-    gt_boxes: Tensor
-    weights: Tensor
-
-
-def unpack_gt_instances(
-    batch_data_samples: Sequence[DetDataSample],
-) -> tuple[list[InstanceData], list[InstanceData] | None, list[dict[str, Any]]]:
-    """Ground truth, ignored regions (None where no sample has the field) and metainfo of a batch.
-
-    Raises:
-        ValueError: A sample has no ground truth.
-    """
-    for number, sample in enumerate(batch_data_samples):
-        if "gt_instances" not in sample:
-            raise ValueError(
-                f"sample {number} ({sample.metainfo.get('img_path') or 'no img_path'}) has no gt_instances, "
-                "which the loss needs; does its pipeline load annotations and end with PackDetInputs?"
-            )
-    ignored = None
-    if all("ignored_instances" in sample for sample in batch_data_samples):
-        ignored = [sample.ignored_instances for sample in batch_data_samples]
-    return (
-        [sample.gt_instances for sample in batch_data_samples],
-        ignored,
-        [sample.metainfo for sample in batch_data_samples],
-    )
-
-
 class DenseHead(BaseModule):
     """Base of heads that predict classes and boxes at every prior (anchor, point).
 
-    A head defines its layers, :meth:`forward` and :meth:`loss_by_feat`, and has these attributes:
+    A head makes its layers and defines :meth:`forward_single`, which is asked for every level; the losses
+    here are those of heads whose priors are boxes that are matched with ground truth. Heads of users' own may
+    hand in parts as configs, as they got them.
 
-    Attributes:
+    Args:
         num_classes: Number of classes without background.
-        cls_out_channels: Scores per prior: one more than the classes where ``use_sigmoid_cls`` is false.
-        use_sigmoid_cls: Whether classes are scored independently, or by a softmax whose last entry is
-            background.
+        in_channels: Channels of the feature maps.
         prior_generator: Makes the priors of all levels.
         bbox_coder: Turns regressed numbers into boxes.
+        loss_cls: Classification loss.
+        loss_bbox: Box loss.
+        reg_decoded_bbox: The box loss compares boxes, not regressed numbers (IoU losses need it).
         train_cfg: Needed for the loss.
         test_cfg: Needed for predictions.
+        init_cfg: How weights are initialised.
+
+    Attributes:
+        use_sigmoid_cls: Whether classes are scored independently, or by a softmax whose last entry is
+            background.
+        cls_out_channels: Scores per prior: one more than the classes where ``use_sigmoid_cls`` is false.
+        num_base_priors: Priors at each cell.
     """
 
-    num_classes: int
-    cls_out_channels: int
-    use_sigmoid_cls: bool
-    prior_generator: AnchorGenerator
-    bbox_coder: BaseBBoxCoder
-    train_cfg: DenseTrainCfg | None
-    test_cfg: DenseTestCfg | None
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        prior_generator: Any,
+        bbox_coder: Any,
+        loss_cls: Any,
+        loss_bbox: Any,
+        reg_decoded_bbox: bool = False,
+        train_cfg: Any = None,
+        test_cfg: Any = None,
+        init_cfg: DeferredInit = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.loss_cls: nn.Module = MODELS.build(loss_cls)
+        self.loss_bbox: nn.Module = MODELS.build(loss_bbox)
+        self.use_sigmoid_cls = bool(getattr(self.loss_cls, "use_sigmoid", False))
+        self.cls_out_channels = num_classes if self.use_sigmoid_cls else num_classes + 1
+        self.prior_generator: AnchorGenerator = TASK_UTILS.build(prior_generator)
+        self.bbox_coder: BaseBBoxCoder = TASK_UTILS.build(bbox_coder)
+        self.reg_decoded_bbox = reg_decoded_bbox
+        self.train_cfg: DenseTrainCfg | None = _settings(DenseTrainCfg, train_cfg)
+        self.test_cfg: DenseTestCfg | None = _settings(DenseTestCfg, test_cfg)
+        kinds = set(self.prior_generator.num_base_priors)
+        if len(kinds) != 1:
+            raise ValueError(f"levels share weights, so they need equally many priors a cell; got {kinds}")
+        self.num_base_priors: int = kinds.pop()
 
-    @abstractmethod
     def forward(self, x: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
-        """Predictions of every level from its map ``Tensor[B, C, H, W]``: class scores, boxes, and so on."""
+        """Predictions of every level.
+
+        Args:
+            x: ``Tensor[B, in_channels, H, W]`` a level.
+
+        Returns:
+            What :meth:`forward_single` gives, a list of each: one entry a level.
+        """
+        return tuple(map(list, zip(*map(self.forward_single, x), strict=True)))
 
     @abstractmethod
-    def loss_by_feat(self, *args: Any, **kwargs: Any) -> Losses:
-        """Losses by name, a scalar a level.
+    def forward_single(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Predictions of one level from its map ``Tensor[B, in_channels, H, W]``.
 
-        Takes what :meth:`forward` gave, then ``batch_gt_instances``, ``batch_img_metas`` and
-        ``batch_gt_instances_ignore``.
+        Returns:
+            Class logits ``Tensor[B, K * cls_out_channels, H, W]`` and encoded boxes ``Tensor[B, K * E, H,
+            W]`` for K priors a cell; some heads add more.
         """
 
     def loss(self, x: Sequence[Tensor], batch_data_samples: Sequence[DetDataSample]) -> Losses:
         """Losses of a batch, from the feature maps of the neck."""
         instances, ignored, metas = unpack_gt_instances(batch_data_samples)
-        return self.loss_by_feat(*self(x), instances, metas, ignored)
+        outs: Any = self(x)
+        return self.loss_by_feat(*outs, instances, metas, ignored)  # type: ignore[call-arg]
 
     def predict(
         self, x: Sequence[Tensor], batch_data_samples: Sequence[DetDataSample], rescale: bool = False
@@ -182,8 +131,97 @@ class DenseHead(BaseModule):
         """Both from one forward pass: for heads whose boxes are the proposals of another."""
         instances, ignored, metas = unpack_gt_instances(batch_data_samples)
         outs: Any = self(x)
-        losses = self.loss_by_feat(*outs, instances, metas, ignored)
+        losses = self.loss_by_feat(*outs, instances, metas, ignored)  # type: ignore[call-arg]
         return losses, self.predict_by_feat(*outs, batch_img_metas=metas, cfg=proposal_cfg)  # type: ignore[misc]
+
+    def loss_by_feat(
+        self,
+        cls_scores: Sequence[Tensor],
+        bbox_preds: Sequence[Tensor],
+        batch_gt_instances: Sequence[InstanceData],
+        batch_img_metas: Sequence[MetaInfo],
+        batch_gt_instances_ignore: Sequence[InstanceData] | None = None,
+    ) -> Losses:
+        """Losses of every level.
+
+        Args:
+            cls_scores: Class logits, as from :meth:`forward`.
+            bbox_preds: Encoded boxes, as from :meth:`forward`.
+            batch_gt_instances: ``bboxes`` (``Tensor[N, 4]``, xyxy, pixels of the input) and ``labels`` of
+                each image.
+            batch_img_metas: ``img_shape`` and ``pad_shape`` of each image.
+            batch_gt_instances_ignore: ``bboxes`` of each image in which nothing is to be learnt.
+
+        Returns:
+            ``loss_cls`` and ``loss_bbox``, a scalar a level each.
+        """
+        truth = GroundTruth.pack(batch_gt_instances, batch_gt_instances_ignore, self.num_classes)
+        sizes = [(score.shape[-2], score.shape[-1]) for score in cls_scores]
+        mlvl_priors = self.prior_generator.grid_priors(sizes, device=cls_scores[0].device)
+        targets = self.get_targets(mlvl_priors, sizes, truth, batch_img_metas)
+        lengths = [len(priors) for priors in mlvl_priors]
+        losses: Losses = {"loss_cls": [], "loss_bbox": []}
+        every = type(self).loss_by_feat_single is not DenseHead.loss_by_feat_single
+        for cls_score, bbox_pred, priors, labels, weights, matches in zip(
+            cls_scores,
+            bbox_preds,
+            mlvl_priors,
+            targets.labels.split(lengths, dim=1),
+            targets.label_weights.split(lengths, dim=1),
+            targets.matches.split(lengths, dim=1),
+            strict=True,
+        ):
+            rows = regressed_rows(matches, priors, truth, every=every)
+            wanted = rows.gt_boxes
+            if not self.reg_decoded_bbox:
+                wanted = self.bbox_coder.encode(rows.priors, rows.gt_boxes)
+            if every:
+                boxes = (each.unflatten(0, matches.shape) for each in (rows.priors, wanted, rows.weights))
+                anchors, bbox_targets, bbox_weights = boxes
+                level = (cls_score, bbox_pred, anchors, labels, weights, bbox_targets, bbox_weights)
+                loss_cls, loss_bbox = self.loss_by_feat_single(*level, avg_factor=targets.avg_factor)
+            else:
+                loss_cls = self.class_loss(self.loss_cls, cls_score, labels, weights, targets.avg_factor)
+                pred = flatten_level(bbox_pred, self.bbox_coder.encode_size).flatten(0, 1)[rows.index]
+                loss_bbox = self._box_loss(pred, rows.priors, wanted, rows.weights, targets.avg_factor)
+            losses["loss_cls"].append(loss_cls)
+            losses["loss_bbox"].append(loss_bbox)
+        return losses
+
+    def loss_by_feat_single(
+        self,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        anchors: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        bbox_targets: Tensor,
+        bbox_weights: Tensor,
+        avg_factor: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Losses of one level from the targets of all its priors, for heads of users' own that redefine it.
+
+        Args:
+            cls_score: Logits ``Tensor[B, K * cls_out_channels, H, W]``.
+            bbox_pred: Encoded boxes ``Tensor[B, K * E, H, W]``.
+            anchors: ``Tensor[B, A, 4]``, xyxy, for A = H * W * K priors.
+            labels: ``LongTensor[B, A]``, ``num_classes`` for background.
+            label_weights: ``Tensor[B, A]``, 0 where a prior does not count.
+            bbox_targets: ``Tensor[B, A, 4]``, encoded boxes, or boxes where ``reg_decoded_bbox``.
+            bbox_weights: ``Tensor[B, A, 4]``, 1 for priors with an object, else 0.
+            avg_factor: What the sums are divided by.
+        """
+        loss_cls = self.class_loss(self.loss_cls, cls_score, labels, label_weights, avg_factor)
+        pred = flatten_level(bbox_pred, self.bbox_coder.encode_size).flatten(0, 1)
+        priors, targets, weights = (each.flatten(0, 1) for each in (anchors, bbox_targets, bbox_weights))
+        return loss_cls, self._box_loss(pred, priors, targets, weights, avg_factor)
+
+    def _box_loss(
+        self, pred: Tensor, priors: Tensor, targets: Tensor, weights: Tensor, avg_factor: Tensor
+    ) -> Tensor:
+        pred = self.bbox_coder.decode(priors, pred.float()) if self.reg_decoded_bbox else pred.float()
+        loss: Tensor = self.loss_bbox(pred, targets, weights, avg_factor=avg_factor)
+        return loss
 
     # -- training --------------------------------------------------------------------------------
 
@@ -245,38 +283,6 @@ class DenseHead(BaseModule):
             )
             valid = inside if valid is None else valid & inside
         return valid
-
-    @torch.no_grad()
-    def regressed_rows(self, matches: Tensor, priors: Tensor, truth: GroundTruth) -> RegressedRows:
-        """Rows of one level that the box loss is reckoned on.
-
-        On the CPU these are the positives, which are few. On a device their number would have to be waited
-        for, so there all rows are taken, and those that are not positive get the weight 0: the same sum.
-
-        Args:
-            matches: ``LongTensor[B, A]`` of the level (see :class:`DenseTargets`).
-            priors: ``Tensor[A, 4]`` of the level, xyxy.
-            truth: Ground truth of the B images.
-        """
-        num_priors = len(priors)
-        flat = matches.flatten()
-        if matches.device.type == "cpu" and not torch.compiler.is_compiling():
-            index = torch.nonzero(flat > 0).flatten()
-            if not len(index):  # one row of weight 0, since many a loss cannot do without any
-                index = index.new_zeros(1)
-        else:
-            index = torch.arange(len(flat), device=flat.device)
-        match = flat[index]
-        image = index // num_priors
-        chosen = priors[index % num_priors]
-        positive = (match > 0)[:, None]
-        boxes = truth.boxes[image, (match - 1).clamp(min=0)].to(chosen.dtype)
-        return RegressedRows(
-            index=index,
-            priors=chosen,
-            gt_boxes=torch.where(positive, boxes, chosen),
-            weights=positive.to(chosen.dtype).expand(-1, 4),
-        )
 
     def class_loss(
         self, loss_cls: nn.Module, cls_score: Tensor, labels: Tensor, weights: Tensor, avg_factor: Tensor
@@ -358,6 +364,11 @@ class DenseHead(BaseModule):
             )
             results.append(suppress(instances, cfg.nms if with_nms else None, cfg.max_per_img))
         return results
+
+
+def _settings(kind: type, given: Any) -> Any:
+    """Settings as they are, or made of the dict that a head of a user's own was given."""
+    return MODELS.build({"type": kind, **given}) if isinstance(given, Mapping) else given
 
 
 def _with_scale_factor(meta: MetaInfo) -> MetaInfo:

@@ -26,7 +26,7 @@ class BaseDetector(nn.Module):
     A detector defines :meth:`loss`, :meth:`predict` and :meth:`_forward`.
 
     Args:
-        backbone: Feature maps of an image batch.
+        backbone: Feature maps of an image batch; None where a detector of a user's own makes its parts.
         neck: Feature maps of the backbone's; None for none.
         data_preprocessor: From a loader's batch to the network's input; by default batches are moved and
             stacked.
@@ -38,7 +38,7 @@ class BaseDetector(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: nn.Module | None = None,
         neck: nn.Module | None = None,
         data_preprocessor: nn.Module | None = None,
         init_cfg: DeferredInit = None,
@@ -49,12 +49,13 @@ class BaseDetector(nn.Module):
         self.data_preprocessor: nn.Module = MODELS.build(
             {"type": "models.DetDataPreprocessor"} if data_preprocessor is None else data_preprocessor
         )
-        self.backbone: nn.Module = MODELS.build(backbone)
-        _tell_normalisation(self.backbone, self.data_preprocessor)
+        if backbone is not None:
+            self.backbone: nn.Module = MODELS.build(backbone)
+            _tell_normalisation(self.backbone, self.data_preprocessor)
         self.neck: nn.Module | None = MODELS.build(neck)
         self.init_cfg = init_cfg
         self._is_init = False
-        if self.neck is not None:
+        if backbone is not None and self.neck is not None:
             _connect(self.backbone, self.neck)
 
     @property
@@ -92,6 +93,13 @@ class BaseDetector(nn.Module):
             number = "none" if data_samples is None else len(data_samples)
             raise ValueError(f"mode {mode!r} needs one data sample an image, {len(inputs)}; got {number}")
         return self.loss(inputs, data_samples) if mode == "loss" else self.predict(inputs, data_samples)
+
+    def test_step(self, data: dict[str, Any]) -> Samples:
+        """Predictions for a batch as the loader gave it."""
+        samples: Samples = self(**self.data_preprocessor(data, False), mode="predict")
+        return samples
+
+    val_step = test_step
 
     @abstractmethod
     def loss(self, batch_inputs: Tensor, batch_data_samples: Samples) -> Losses:
@@ -156,9 +164,12 @@ class SingleStageDetector(BaseDetector):
 
     @classmethod
     def prepare_config(cls, cfg: dict[str, Any]) -> dict[str, Any]:
-        """Hand ``train_cfg`` and ``test_cfg`` to the head, which is the one that uses them."""
+        """Hand ``train_cfg`` and ``test_cfg`` to the head, which is the one that uses them.
+
+        They stay where they were, too: constructors of users' own may ask for them.
+        """
         cfg = dict(cfg)
-        settings = {name: cfg.pop(name, None) for name in ("train_cfg", "test_cfg")}
+        settings = {name: cfg.get(name) for name in ("train_cfg", "test_cfg")}
         if isinstance(cfg.get("bbox_head"), dict):
             given = {name: value for name, value in settings.items() if value is not None}
             cfg["bbox_head"] = {**cfg["bbox_head"], **given}

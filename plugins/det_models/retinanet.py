@@ -13,24 +13,22 @@ Both sums are divided by the number of anchors with an object. The last layer's 
 class has the probability pi = 0.01 (section 3.3), otherwise the backgrounds would drown all else in the
 first steps.
 """
-from collections.abc import Sequence
+import itertools
 from typing import Annotated
 
 from torch import Tensor, nn
 
 from det_models.anchors import AnchorGenerator
 from det_models.coders import BaseBBoxCoder, DeltaXYWHBBoxCoder
-from det_models.dense import DenseHead, DenseTestCfg, DenseTrainCfg, Losses, MetaInfo
+from det_models.dense import DenseHead
+from det_models.dense_cfg import DenseTestCfg, DenseTrainCfg
 from det_models.detector import SingleStageDetector
 from det_models.losses.focal import FocalLoss
 from det_models.losses.smooth_l1 import L1Loss
-from det_models.postprocess import flatten_level
-from det_models.truth import GroundTruth
 from detcore.nn import ConvModule, ModuleList
 from detcore.nn.base_module import DeferredInit
 from detcore.nn.build import ConvCfg, NormCfg
 from detcore.registry import TASK_UTILS
-from detcore.structures import InstanceData
 
 _PRIOR_PROBABILITY = 0.01  # pi of section 3.3
 _INIT_CFG = {
@@ -85,110 +83,49 @@ class RetinaHead(DenseHead):
         test_cfg: DenseTestCfg | None = None,
         init_cfg: DeferredInit = _INIT_CFG,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        self.num_classes = num_classes
-        self.in_channels = in_channels
-        self.loss_cls = loss_cls or FocalLoss()
-        self.loss_bbox = loss_bbox or L1Loss()
-        self.use_sigmoid_cls = bool(getattr(self.loss_cls, "use_sigmoid", False))
-        self.cls_out_channels = num_classes if self.use_sigmoid_cls else num_classes + 1
-        self.prior_generator = anchor_generator or _paper_anchors()
-        self.bbox_coder = bbox_coder or DeltaXYWHBBoxCoder()
-        self.reg_decoded_bbox = reg_decoded_bbox
-        self.train_cfg = train_cfg
-        self.test_cfg = test_cfg
+        super().__init__(
+            num_classes,
+            in_channels,
+            prior_generator=anchor_generator or _paper_anchors(),
+            bbox_coder=bbox_coder or DeltaXYWHBBoxCoder(),
+            loss_cls=loss_cls or FocalLoss(),
+            loss_bbox=loss_bbox or L1Loss(),
+            reg_decoded_bbox=reg_decoded_bbox,
+            train_cfg=train_cfg,
+            test_cfg=test_cfg,
+            init_cfg=init_cfg,
+        )
+        self.stacked_convs = stacked_convs
+        self.feat_channels = feat_channels
+        self.conv_cfg = conv_cfg
+        self.norm_cfg = norm_cfg
+        self._init_layers()
 
-        def tower() -> ModuleList:
-            channels = [in_channels] + [feat_channels] * stacked_convs
-            return ModuleList(
-                ConvModule(channels[i], channels[i + 1], 3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg)
-                for i in range(stacked_convs)
-            )
-
-        kinds = set(self.prior_generator.num_base_priors)
-        if len(kinds) != 1:
-            raise ValueError(f"levels share weights, so they need equally many anchors a cell; got {kinds}")
-        self.num_base_priors = kinds.pop()
-        last_channels = feat_channels if stacked_convs else in_channels
-        self.cls_convs = tower()
-        self.reg_convs = tower()
+    def _init_layers(self) -> None:
+        """Make the layers; a head of a user's own may make others."""
+        last_channels = self.feat_channels if self.stacked_convs else self.in_channels
+        self.cls_convs = self._tower()
+        self.reg_convs = self._tower()
         num_scores = self.num_base_priors * self.cls_out_channels
         num_offsets = self.num_base_priors * self.bbox_coder.encode_size
         self.retina_cls = nn.Conv2d(last_channels, num_scores, 3, padding=1)
         self.retina_reg = nn.Conv2d(last_channels, num_offsets, 3, padding=1)
 
-    def forward(self, x: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Predictions of every level.
+    def _tower(self) -> ModuleList:
+        channels = [self.in_channels] + [self.feat_channels] * self.stacked_convs
+        return ModuleList(
+            ConvModule(before, after, 3, padding=1, conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg)
+            for before, after in itertools.pairwise(channels)
+        )
 
-        Args:
-            x: ``Tensor[B, in_channels, H, W]`` a level.
-
-        Returns:
-            Class logits ``Tensor[B, A * cls_out_channels, H, W]`` and encoded boxes ``Tensor[B, A * 4, H,
-            W]``, one of each a level.
-        """
-        cls_scores, bbox_preds = [], []
-        for feature in x:
-            cls_feature = reg_feature = feature
-            for conv in self.cls_convs:
-                cls_feature = conv(cls_feature)
-            for conv in self.reg_convs:
-                reg_feature = conv(reg_feature)
-            cls_scores.append(self.retina_cls(cls_feature))
-            bbox_preds.append(self.retina_reg(reg_feature))
-        return cls_scores, bbox_preds
-
-    def loss_by_feat(
-        self,
-        cls_scores: Sequence[Tensor],
-        bbox_preds: Sequence[Tensor],
-        batch_gt_instances: Sequence[InstanceData],
-        batch_img_metas: Sequence[MetaInfo],
-        batch_gt_instances_ignore: Sequence[InstanceData] | None = None,
-    ) -> Losses:
-        """Losses of every level; their sum is the paper's.
-
-        Args:
-            cls_scores: Class logits, as from :meth:`forward`.
-            bbox_preds: Encoded boxes, as from :meth:`forward`.
-            batch_gt_instances: ``bboxes`` (``Tensor[N, 4]``, xyxy, pixels of the input) and ``labels`` of
-                each image.
-            batch_img_metas: ``img_shape`` and ``pad_shape`` of each image.
-            batch_gt_instances_ignore: ``bboxes`` of each image in which nothing is to be learnt.
-
-        Returns:
-            ``loss_cls`` and ``loss_bbox``, a scalar a level each.
-        """
-        truth = GroundTruth.pack(batch_gt_instances, batch_gt_instances_ignore, self.num_classes)
-        sizes = [(score.shape[-2], score.shape[-1]) for score in cls_scores]
-        mlvl_priors = self.prior_generator.grid_priors(sizes, device=cls_scores[0].device)
-        targets = self.get_targets(mlvl_priors, sizes, truth, batch_img_metas)
-        lengths = [len(priors) for priors in mlvl_priors]
-        losses: Losses = {"loss_cls": [], "loss_bbox": []}
-        for cls_score, bbox_pred, priors, labels, weights, matches in zip(
-            cls_scores,
-            bbox_preds,
-            mlvl_priors,
-            targets.labels.split(lengths, dim=1),
-            targets.label_weights.split(lengths, dim=1),
-            targets.matches.split(lengths, dim=1),
-            strict=True,
-        ):
-            losses["loss_cls"].append(
-                self.class_loss(self.loss_cls, cls_score, labels, weights, targets.avg_factor)
-            )
-            rows = self.regressed_rows(matches, priors, truth)
-            pred = flatten_level(bbox_pred, self.bbox_coder.encode_size).flatten(0, 1)[rows.index].float()
-            if self.reg_decoded_bbox:
-                pred, target = self.bbox_coder.decode(rows.priors, pred), rows.gt_boxes
-            else:
-                target = self.bbox_coder.encode(rows.priors, rows.gt_boxes)
-            losses["loss_bbox"].append(
-                self.loss_bbox(pred, target, rows.weights, avg_factor=targets.avg_factor)
-            )
-        return losses
+    def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits ``[B, A * cls_out_channels, H, W]`` and encoded boxes ``[B, A * 4, H, W]``."""
+        cls_feature = reg_feature = x
+        for conv in self.cls_convs:
+            cls_feature = conv(cls_feature)
+        for conv in self.reg_convs:
+            reg_feature = conv(reg_feature)
+        return self.retina_cls(cls_feature), self.retina_reg(reg_feature)
 
 
 def _paper_anchors() -> AnchorGenerator:

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from det_models.host import host_tensor
-from detcore.structures import InstanceData
+from detcore.structures import DetDataSample, InstanceData
 
 
 @dataclass(slots=True)
@@ -91,6 +92,30 @@ class GroundTruth:
         """
         labels = self.labels.gather(1, (matches - 1).clamp(min=0))
         return torch.where(matches > 0, labels, background)
+
+
+def unpack_gt_instances(
+    batch_data_samples: Sequence[DetDataSample],
+) -> tuple[list[InstanceData], list[InstanceData] | None, list[dict[str, Any]]]:
+    """Ground truth, ignored regions (None where no sample has the field) and metainfo of a batch.
+
+    Raises:
+        ValueError: A sample has no ground truth.
+    """
+    for number, sample in enumerate(batch_data_samples):
+        if "gt_instances" not in sample:
+            raise ValueError(
+                f"sample {number} ({sample.metainfo.get('img_path') or 'no img_path'}) has no gt_instances, "
+                "which the loss needs; does its pipeline load annotations and end with PackDetInputs?"
+            )
+    ignored = None
+    if all("ignored_instances" in sample for sample in batch_data_samples):
+        ignored = [sample.ignored_instances for sample in batch_data_samples]
+    return (
+        [sample.gt_instances for sample in batch_data_samples],
+        ignored,
+        [sample.metainfo for sample in batch_data_samples],
+    )
 
 
 def _padding_index(counts: list[int], like: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from det_models.dense import DenseTestCfg
+from det_models.dense_cfg import DenseTestCfg
 from det_models.detector import SingleStageDetector
 from det_models.retinanet import RetinaHead, RetinaNet
 from det_models.truth import GroundTruth
