@@ -48,6 +48,7 @@ class TrainLoop(BaseLoop):
         self._max_iters = 0
         self.inner = 0  # batches of this pass that are done
         self._opened = -1  # the pass that begin_pass was called for
+        self.epoch_length: int | None = None  # steps in a pass, where training counts passes
         self._milestones = [0, *(milestone for milestone, _ in dynamic_intervals or ())]
         self._intervals = [val_interval, *(interval for _, interval in dynamic_intervals or ())]
 
@@ -184,7 +185,7 @@ class EpochBasedTrainLoop(TrainLoop):
     ) -> None:
         super().__init__(runner, dataloader, val_begin, val_interval, dynamic_intervals)
         self._max_epochs = _positive("max_epochs", max_epochs)
-        self.epoch_length: int | None = _length(dataloader)
+        self.epoch_length = _length(dataloader)
         self._max_iters = self._max_epochs * self.epoch_length
 
     def run(self) -> None:
@@ -261,7 +262,6 @@ class IterBasedTrainLoop(TrainLoop):
         super().__init__(runner, dataloader, val_begin, val_interval, dynamic_intervals)
         self._max_iters = _positive("max_iters", max_iters)
         self._max_epochs = 1
-        self.epoch_length: int | None = None
         self.passes = 0
 
     def run(self) -> None:

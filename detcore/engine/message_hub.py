@@ -134,7 +134,7 @@ class MessageHub:
             return found
         found.update({f"train/{name}": ScalarHistory([rate]) for name, rate in self._runner.rates.items()})
         # A log processor of a user's own need not tell what it keeps.
-        histories = getattr(self._runner.log_processor, "histories", dict)()
+        histories: Mapping[str, Any] = getattr(self._runner.log_processor, "histories", dict)()
         for mode, named in histories.items():
             found.update({f"{mode}/{name}": ScalarHistory(values) for name, values in named.items()})
         return found

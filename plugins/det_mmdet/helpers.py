@@ -45,7 +45,7 @@ def is_str(x: object) -> bool:
 
 def is_seq_of(seq: Any, expected_type: Any, seq_type: type | None = None) -> bool:
     """Whether ``seq`` is a sequence (a ``seq_type``) whose elements all are of ``expected_type``."""
-    kind = seq_type or collections.abc.Sequence
+    kind: Any = seq_type or collections.abc.Sequence
     return isinstance(seq, kind) and all(isinstance(item, expected_type) for item in seq)
 
 

@@ -4,7 +4,7 @@ Sizes are (w, h) in pixels, boxes xyxy in absolute pixels.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ _BORDERS = {
     "reflect": cv2.BORDER_REFLECT_101,
     "symmetric": cv2.BORDER_REFLECT,
 }
-_FLIPS = {"horizontal": 1, "vertical": 0, "diagonal": -1}
+_FLIPS = {"horizontal": 1, "vertical": 0, "diagonal": (0, 1)}
 
 
 def imread(
@@ -117,8 +117,7 @@ def imrescale(
 
 def imflip(img: np.ndarray, direction: str = "horizontal") -> np.ndarray:
     """The picture mirrored: ``'horizontal'``, ``'vertical'`` or ``'diagonal'`` (both)."""
-    axes = {1: 1, 0: 0, -1: (0, 1)}[_picked(_FLIPS, direction, "direction")]
-    return np.flip(img, axes)
+    return np.flip(img, _picked(_FLIPS, direction, "direction"))
 
 
 def imcrop(img: np.ndarray, bboxes: np.ndarray) -> Any:
@@ -230,7 +229,7 @@ def _ordered(img: np.ndarray, flag: str, channel_order: str) -> np.ndarray:
     return img
 
 
-def _picked(choices: dict[str, Any], name: str, argument: str) -> Any:
+def _picked(choices: Mapping[str, Any], name: str, argument: str) -> Any:
     if name not in choices:
         raise ValueError(f"{argument} must be one of {', '.join(map(repr, choices))}, got {name!r}")
     return choices[name]

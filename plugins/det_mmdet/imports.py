@@ -83,7 +83,7 @@ mmdet.models.task_modules.coders -> det_models.coders
     BaseBBoxCoder
 mmdet.models.utils -> det_mmdet.helpers
     multi_apply unmap
-mmdet.models.utils -> det_models.dense
+mmdet.models.utils -> det_models.truth
     unpack_gt_instances
 mmdet.utils -> det_models.host
     reduce_mean

@@ -110,8 +110,11 @@ def _rewritten(
     node: ast.Import | ast.ImportFrom, home: str, tree: ast.Module, remarks: list[Remark]
 ) -> Iterator[str]:
     """The statements that take a statement's place; none where it stays as it is."""
-    plain = isinstance(node, ast.Import)
-    found = list(_modules(node, tree, remarks) if plain else _names(node, home, remarks))
+    if isinstance(node, ast.Import):
+        start, found = "import", list(_modules(node, tree, remarks))
+    else:
+        start = f"from {'.' * node.level}{node.module or ''} import"
+        found = list(_names(node, home, remarks))
     if not any(moved for moved, _ in found):
         return
     groups: dict[str, list[str]] = {}
@@ -122,7 +125,6 @@ def _rewritten(
     for module, names in groups.items():
         yield f"from {module} import {', '.join(names)}"
     if kept:
-        start = "import" if plain else f"from {'.' * node.level}{node.module or ''} import"
         yield f"{start} {', '.join(kept)}"
 
 
