@@ -142,6 +142,7 @@ def detcore_components(components: ComponentTable) -> None:
         "SGD": "torch.optim:SGD",
         "SparseAdam": "torch.optim:SparseAdam",
         "TorchAdafactor": "torch.optim:Adafactor",
+        "ZeroRedundancyOptimizer": "detcore.engine.optim_zero:zero_redundancy_optimizer",
     })
     components.resolver("optimizers", "detcore.engine.optim_constructor:resolve_optimizer")  # newer ones
     components.add_many("param_schedulers", {

@@ -24,7 +24,7 @@ from detcore.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 
-LAUNCHERS = ("none", "pytorch", "slurm")
+LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 MAX_SEED = 2**31 - 1
 
 
@@ -59,7 +59,8 @@ def init_from_environment(
     """Join the process group that the launcher describes in the environment, and pick this process's device.
 
     Args:
-        launcher: ``none`` (one process), ``pytorch`` (torchrun's variables) or ``slurm`` (srun's).
+        launcher: ``none`` (one process), ``pytorch`` (torchrun's variables), ``slurm`` (srun's) or ``mpi``
+            (Open MPI's mpirun; MASTER_ADDR must be set, or all processes be on this machine).
         backend: ``nccl`` or ``gloo``; None takes nccl where every process of this machine has a GPU.
         timeout_minutes: A collective that waits longer than this ends the run.
 
@@ -76,6 +77,8 @@ def init_from_environment(
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     if launcher == "slurm":
         _translate_slurm()
+    if launcher == "mpi":
+        _translate_mpi()
     missing = [
         name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
     ]
@@ -103,6 +106,7 @@ def wrap_model(
     find_unused_parameters: bool = False,
     broadcast_buffers: bool = False,
     static_graph: bool = False,
+    bucket_cap_mb: float | None = None,
     sync_batch_norm: bool = False,
 ) -> nn.Module:
     """Put DDP around a model when there are several processes; alone, return it as it is.
@@ -115,6 +119,7 @@ def wrap_model(
         find_unused_parameters: Set where a branch of the model takes part in some steps only.
         broadcast_buffers: Copy the main process's buffers (BatchNorm statistics) to the others in each step.
         static_graph: The same parameters take part in every step; lets checkpointed backbones work.
+        bucket_cap_mb: Megabytes of gradients that are exchanged at a time; None takes torch's default.
         sync_batch_norm: Take BatchNorm's statistics over all processes.
     """
     if world_size() == 1:
@@ -128,6 +133,7 @@ def wrap_model(
         find_unused_parameters=find_unused_parameters,
         broadcast_buffers=broadcast_buffers,
         static_graph=static_graph,
+        bucket_cap_mb=bucket_cap_mb,
         gradient_as_bucket_view=True,
     )
 
@@ -306,6 +312,27 @@ def _translate_slurm() -> None:
     }
     for name, value in values.items():
         os.environ.setdefault(name, value)
+
+
+def _translate_mpi() -> None:
+    """Set torchrun's variables from Open MPI's; values that are set already stay."""
+    names = {
+        "RANK": "OMPI_COMM_WORLD_RANK",
+        "WORLD_SIZE": "OMPI_COMM_WORLD_SIZE",
+        "LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_RANK",
+        "LOCAL_WORLD_SIZE": "OMPI_COMM_WORLD_LOCAL_SIZE",
+    }
+    missing = [theirs for theirs in names.values() if theirs not in os.environ]
+    if missing:
+        raise TrainingError(
+            f"launcher 'mpi' needs the environment variables {', '.join(missing)}, which are not set; start "
+            "the command with Open MPI's mpirun"
+        )
+    for ours, theirs in names.items():
+        os.environ.setdefault(ours, os.environ[theirs])
+    if os.environ["WORLD_SIZE"] == os.environ["LOCAL_WORLD_SIZE"]:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "29500")
 
 
 def first_slurm_node(nodes: str) -> str:

@@ -13,6 +13,9 @@ from detcore.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 
+FILE_LIMIT = 4096
+"""Open files that a run asks for, unless ``env_cfg.resource_limit`` says otherwise."""
+
 
 def prepare_environment(cfg: Config | Mapping[str, Any]) -> tuple[torch.device, int]:
     """Do what ``launcher``, ``env_cfg``, ``device`` and ``randomness`` ask for.
@@ -27,10 +30,8 @@ def prepare_environment(cfg: Config | Mapping[str, Any]) -> tuple[torch.device, 
         ConfigError: If a setting is unusable.
     """
     env = cfg.get("env_cfg") or {}
-    backend = (env.get("dist_cfg") or {}).get("backend")
-    if backend == "nccl" and (not torch.cuda.is_available() or cfg.get("device") == "cpu"):
-        backend = "gloo"
-    device = distributed.init_from_environment(cfg.get("launcher") or "none", backend)
+    _raise_file_limit(int(env.get("resource_limit") or FILE_LIMIT))
+    device = _join_processes(cfg.get("launcher") or "none", env.get("dist_cfg") or {}, cfg.get("device"))
     if cfg.get("device"):
         device = _parse_device(str(cfg["device"]), device)
     _set_threads(env.get("mp_cfg") or {})
@@ -56,11 +57,45 @@ def make_deterministic() -> None:
     torch.use_deterministic_algorithms(True)
 
 
-def _set_threads(settings: Mapping[str, Any]) -> None:
-    if settings.get("opencv_num_threads") is not None:
-        import cv2
+def _join_processes(launcher: str, settings: Mapping[str, Any], device: str | None) -> torch.device:
+    """Join the process group as ``env_cfg.dist_cfg`` says."""
+    unknown = sorted(set(settings) - {"backend", "timeout", "port", "init_backend"})
+    if unknown:
+        raise ConfigError(
+            f"env_cfg.dist_cfg takes backend, timeout, port, init_backend; got {', '.join(unknown)}"
+        )
+    if settings.get("init_backend", "torch") != "torch":
+        raise ConfigError(
+            f"env_cfg.dist_cfg.init_backend={settings['init_backend']!r}: process groups are torch's"
+        )
+    timeout = settings.get("timeout", 1800)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
+        raise ConfigError(f"env_cfg.dist_cfg.timeout must be a number of seconds above 0, got {timeout!r}")
+    if launcher in ("slurm", "mpi") and settings.get("port") is not None:
+        os.environ["MASTER_PORT"] = str(settings["port"])
+    backend = settings.get("backend")
+    if backend == "nccl" and (not torch.cuda.is_available() or device == "cpu"):
+        backend = "gloo"
+    return distributed.init_from_environment(launcher, backend, timeout_minutes=timeout / 60)
 
-        cv2.setNumThreads(int(settings["opencv_num_threads"]))
+
+def _raise_file_limit(wanted: int) -> None:
+    """Allow more open files, as far as that is allowed: what a worker hands over is one for a while."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = max(wanted, soft) if hard == resource.RLIM_INFINITY else min(max(wanted, soft), hard)
+    if soft != resource.RLIM_INFINITY and limit > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def _set_threads(settings: Mapping[str, Any]) -> None:
+    import cv2
+
+    # None of its own: images are decoded by several workers at once, or beside what torch computes.
+    cv2.setNumThreads(int(settings.get("opencv_num_threads") or 0))
 
 
 def _parse_device(name: str, default: torch.device) -> torch.device:

@@ -15,6 +15,7 @@ from detcore.engine.check import CheckOptions, check_config, errors_among, launc
 from detcore.engine.hooks import Hook, HookList
 from detcore.engine.hooks.ema import EMAHook
 from detcore.engine.loops import TrainLoop
+from detcore.engine.model_wrapper import check_runner_type, ddp_settings, watch_unused
 from detcore.engine.optim import build_optim_wrapper, scale_lr
 from detcore.engine.schedules import build_schedules
 from detcore.engine.settings import hook_configs, import_named_modules, loop_config
@@ -46,6 +47,8 @@ class RunParts:
         self.scope: str | None = self.cfg.get("default_scope")
         import_named_modules(self.cfg, trust=trust)
         self._check()
+        check_runner_type(self.cfg)
+        self._ddp = ddp_settings(self.cfg)
         self.config_text = self.cfg.pretty_text
         self._observers = plugins.observers()
 
@@ -238,13 +241,8 @@ class RunParts:
             options = dict(compiling) if isinstance(compiling, Mapping) else {}
             options.pop("enable", None)
             model.compile(**options)
-        return distributed.wrap_model(
-            model,
-            find_unused_parameters=bool(self.cfg.get("find_unused_parameters", False)),
-            broadcast_buffers=bool(self.cfg.get("broadcast_buffers", False)),
-            static_graph=bool(self.cfg.get("static_graph", False)),
-            sync_batch_norm=bool(self.cfg.get("sync_bn")),
-        )
+        watch_unused(model, self.cfg)
+        return distributed.wrap_model(model, **self._ddp)
 
 
 class _From:

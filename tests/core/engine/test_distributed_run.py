@@ -84,6 +84,31 @@ def test_two_processes_stop_at_one_step_and_resume_together(detcore, toy_file, p
     assert compare(toy_file("whole").with_suffix(""), folder, "iter_16.pth") == []
 
 
+def test_an_optimiser_spread_over_two_processes_makes_the_same_steps_and_resumes(
+    detcore, toy_file, port, tmp_path
+):
+    arguments = ("--trust-config", "--launcher", "pytorch")
+
+    def run(name, optimizer, *options, epochs=2):
+        config = toy_file(
+            name,
+            **SPLITTABLE,
+            train_cfg={"max_epochs": epochs},
+            optim_wrapper={"optimizer": optimizer},
+            custom_hooks=[{"type": "ParametersHook"}],
+        )
+        assert detcore("run", config, *arguments, *options, processes=2, port=port) == 0, detcore.output
+        folder = config.with_suffix("")
+        return [torch.load(folder / f"rank_{rank}.pt", weights_only=True)["state"] for rank in (0, 1)]
+
+    spread = {"type": "ZeroRedundancyOptimizer", "optimizer_type": "SGD"}
+    expected = run("plain", {"type": "SGD"})
+    run("spread", spread, epochs=1)
+    for state in run("spread", spread, "--resume"):
+        for name, value in expected[0].items():
+            torch.testing.assert_close(state[name], value, msg=name)
+
+
 def test_an_error_in_two_processes_ends_both_with_its_status(detcore, toy_file, port):
     bad = toy_file("bad", **SPLITTABLE, train_dataloader={"dataset": {"bad": 0}})
     status = detcore("run", bad, "--trust-config", "--launcher", "pytorch", processes=2, port=port, limit=90)

@@ -136,6 +136,9 @@ def test_alone_everything_is_the_identity(tmp_path):
     assert distributed.gather_bytes(b"abc") == [b"abc"]
     assert distributed.reduce_mean({"a": torch.tensor(2.0), "b": torch.tensor(3)}) == {"a": 2.0, "b": 3.0}
     assert distributed.reduce_mean({}) == {}
+    kept = torch.tensor([1.5, 2.0])
+    distributed.average_in_place([kept])
+    assert kept.tolist() == [1.5, 2.0]
     assert distributed.broadcast_seed(5) == 5
     assert 0 <= distributed.broadcast_seed() < 2**31
     model = nn.Linear(1, 1)
@@ -169,8 +172,18 @@ def test_missing_variables_of_a_launcher_are_named(clean_environment):
         distributed.init_from_environment("pytorch")
     with pytest.raises(TrainingError, match=r"SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID.*srun"):
         distributed.init_from_environment("slurm")
-    with pytest.raises(TrainingError, match="'mpi' is unknown; available: none, pytorch, slurm"):
+    with pytest.raises(TrainingError, match=r"OMPI_COMM_WORLD_RANK.*mpirun"):
         distributed.init_from_environment("mpi")
+    with pytest.raises(TrainingError, match="'k8s' is unknown; available: none, pytorch, slurm, mpi"):
+        distributed.init_from_environment("k8s")
+
+
+def test_open_mpis_variables_become_torchruns(clean_environment, monkeypatch):
+    for name, value in {"RANK": "3", "SIZE": "4", "LOCAL_RANK": "3", "LOCAL_SIZE": "4"}.items():
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", value)
+    distributed.init_from_environment("mpi", "gloo")
+    assert clean_environment == ["gloo"]
+    assert [os.environ[name] for name in VARIABLES] == ["3", "4", "3", "4", "127.0.0.1", "29500"]
 
 
 def test_slurms_variables_become_torchruns(clean_environment, monkeypatch):
