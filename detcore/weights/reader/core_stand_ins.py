@@ -225,7 +225,7 @@ class NumpyArray(StandIn):
 def _items(array: np.ndarray[Any, Any]) -> Any:
     try:
         return array.tolist()
-    except ValueError as error:  # text that is none
+    except (ValueError, SystemError) as error:  # text that is none
         raise DamagedError(f"a numpy array holds no text: {error}") from error
 
 

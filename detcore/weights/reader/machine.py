@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from detcore.weights.reader.calls import BUILT, CALLS, CORE_CALLS, Call, anything
+from detcore.weights.reader.core_stand_ins import NameOnly
 from detcore.weights.reader.names import Names
 from detcore.weights.reader.problems import DamagedError, RefusedError
 from detcore.weights.reader.values import ARRAYS, Budget, Made, Named, Storage, describe, require, require_key
@@ -181,7 +182,7 @@ class Machine:
             return CALLS[name]
         if name in CORE_CALLS:
             return CORE_CALLS[name]
-        if name in self._names.used:
+        if self._names.used.get(name, NameOnly) is not NameOnly:
             return anything(name)
         raise RefusedError(f"it calls {name}")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from detcore.weights.reader.problems import DamagedError, RefusedError
 
-MAX_OPERATIONS = 5_000_000
-"""Steps of the pickle machine in one file: some fifty times what a detector with its optimiser needs."""
+MAX_OPERATIONS = 3_000_000
+"""Steps of the pickle machine in one file: some thirty times what a detector with its optimiser needs."""
 MAX_EXPANDED = 1 << 24
 """Elements that tensors of one file may have beyond what it stores for them (expanded ones)."""
 _MAX_KEY_PARTS = 16
