@@ -10,9 +10,10 @@ from detcore.errors import DetcoreError
 
 # Name -> module that defines a click command `command`, and its line of help, which must not need the module.
 COMMANDS = {
+    "check": ("detcore.cli.check", "Say what is wrong with a config."),
     "config": ("detcore.cli.config", "Show configs."),
     "data": ("detcore.cli.data", "Make and inspect data sets."),
-    "plugins": ("detcore.cli.plugins", "List plugins and examine broken ones."),
+    "plugins": ("detcore.cli.plugins", "List plugins, examine broken ones, write new ones."),
     "predict": ("detcore.cli.predict", "Detect objects in images."),
     "run": ("detcore.cli.run", "Train and validate what a config says."),
     "test": ("detcore.cli.test", "Evaluate a checkpoint."),

@@ -15,16 +15,16 @@ from detcore.data.build import TableBuilder
 from detcore.data.checks import BoxRules, drop_unusable
 from detcore.data.columns import labels_one_by_one
 from detcore.data.defects import DefectCounter
-from detcore.data.filters import FilterRules, filter_images
+from detcore.data.filters import FilterCfg, FilterRules, filter_images
 from detcore.data.memory import return_freed_memory
-from detcore.data.metainfo import merge_metainfo
+from detcore.data.metainfo import BackendArgs, DataPrefix, MetaInfo, merge_metainfo
 from detcore.data.middle_format import read_middle_format
 from detcore.data.ragged import Ragged
 from detcore.data.refetch import BadImagePolicy
 from detcore.data.table import AnnotationTable
 from detcore.data.transforms.compose import Compose
 from detcore.errors import DataError
-from detcore.registry import TRANSFORMS
+from detcore.registry import TRANSFORMS, Open
 
 LARGE = 10_000
 """Images from which on it pays to tidy up after reading."""
@@ -81,17 +81,17 @@ class BaseDetDataset:
     def __init__(
         self,
         ann_file: str = "",
-        metainfo: dict | None = None,
+        metainfo: Annotated[MetaInfo, Open()] | None = None,
         data_root: str | None = "",
-        data_prefix: dict | None = None,
-        filter_cfg: dict | None = None,
+        data_prefix: Annotated[DataPrefix, Open()] | None = None,
+        filter_cfg: FilterCfg | None = None,
         indices: int | Sequence[int] | None = None,
         serialize_data: bool = True,
         pipeline: Annotated[Sequence[Callable], TRANSFORMS] = (),
         test_mode: bool = False,
         lazy_init: bool = False,
         max_refetch: int = 1000,
-        backend_args: dict | None = None,
+        backend_args: Annotated[BackendArgs, Open()] | None = None,
         return_classes: bool = False,
         on_bad_image: str = "raise",
         bad_annotations: str = "drop",
@@ -318,7 +318,7 @@ class BaseDetDataset:
         return os.path.join(self.data_root, path)  # noqa: PTH118
 
     @staticmethod
-    def _check_options(backend_args: dict | None, *options: str) -> None:
+    def _check_options(backend_args: BackendArgs | None, *options: str) -> None:
         if backend_args and backend_args.get("backend") not in (None, "local", "disk"):
             raise DataError(f"backend_args={backend_args}: only local files are read (backend='local')")
         names = ("on_bad_image", "bad_annotations", "missing_classes")

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from detcore.data.table import AnnotationTable
 from detcore.errors import DataError
+
+
+class FilterCfg(TypedDict, total=False):
+    """``filter_cfg`` as configs write it; see :class:`FilterRules`."""
+
+    filter_empty_gt: bool
+    min_size: int
+    bbox_min_size: int | None
 
 
 @dataclass
@@ -27,7 +36,7 @@ class FilterRules:
     bbox_min_size: int | None = None
 
     @classmethod
-    def from_cfg(cls, cfg: dict[str, Any] | None) -> FilterRules:
+    def from_cfg(cls, cfg: Mapping[str, Any] | None) -> FilterRules:
         """Read ``filter_cfg``.
 
         Raises:

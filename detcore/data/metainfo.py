@@ -5,9 +5,32 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from detcore.errors import DataError
+
+
+class MetaInfo(TypedDict, total=False):
+    """What ``metainfo`` usually holds; a data set may have facts of its own."""
+
+    classes: Any
+    palette: Any
+
+
+class DataPrefix(TypedDict, total=False):
+    """The folders that ``data_prefix`` usually holds; a data set may have others."""
+
+    img: str
+    img_path: str
+    seg: str
+    seg_map_path: str
+    sub_data_root: str
+
+
+class BackendArgs(TypedDict, total=False):
+    """``backend_args``: where files are read from."""
+
+    backend: str
 
 
 def merge_metainfo(defaults: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:

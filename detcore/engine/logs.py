@@ -4,7 +4,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import torch
 
@@ -54,6 +54,15 @@ def fetch(histories: Sequence[History]) -> None:
         history.values.extend(values)
 
 
+class CustomFigure(TypedDict, total=False):
+    """One entry of ``custom_cfg``."""
+
+    data_src: Required[str]
+    method_name: Required[str]
+    log_name: str
+    window_size: int | str
+
+
 class LogProcessor:
     """Turns what the steps recorded into one line and one record.
 
@@ -79,7 +88,7 @@ class LogProcessor:
         self,
         window_size: int = 10,
         by_epoch: bool = True,
-        custom_cfg: Sequence[Mapping[str, Any]] | None = None,
+        custom_cfg: Sequence[CustomFigure] | None = None,
         num_digits: int = 4,
         log_with_hierarchy: bool = False,
         mean_pattern: str = r".*(loss|time|data_time|grad_norm).*",

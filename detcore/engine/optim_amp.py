@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from detcore.engine.finite import FiniteGuard
-from detcore.engine.optim_wrapper import OptimWrapper, start_momentum
+from detcore.engine.optim_wrapper import ClipGradCfg, OptimWrapper, start_momentum
 from detcore.errors import ConfigError
 from detcore.registry import OPTIMIZERS, Deferred
 
@@ -19,6 +19,15 @@ DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
+
+
+class LossScaleCfg(TypedDict, total=False):
+    """``loss_scale``: arguments of ``torch.amp.GradScaler``."""
+
+    init_scale: float
+    growth_factor: float
+    backoff_factor: float
+    growth_interval: int
 
 
 class AmpOptimWrapper(OptimWrapper):
@@ -41,11 +50,11 @@ class AmpOptimWrapper(OptimWrapper):
     def __init__(
         self,
         optimizer: Annotated[Optimizer, Deferred(OPTIMIZERS)],
-        loss_scale: str | float | dict = "dynamic",
+        loss_scale: str | float | LossScaleCfg = "dynamic",
         dtype: str | torch.dtype | None = None,
         use_fsdp: bool = False,
         accumulative_counts: int = 1,
-        clip_grad: dict | None = None,
+        clip_grad: ClipGradCfg | None = None,
     ) -> None:
         if use_fsdp:
             raise ConfigError(

@@ -3,7 +3,7 @@
 import difflib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypedDict
 
 import torch
 from torch import nn
@@ -14,23 +14,36 @@ from torch.optim import Optimizer
 from detcore.engine.distributed import unwrap_model
 from detcore.engine.optim_wrapper import OptimWrapper
 from detcore.errors import ConfigError
-from detcore.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from detcore.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS, Open
 from detcore.registry import default_scope as in_scope
 
 logger = logging.getLogger(__name__)
 
 NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 DEFORMABLE = {"DeformConv2d", "ModulatedDeformConv2d"}
-PARAMWISE_KEYS = (
-    "custom_keys",
-    "bias_lr_mult",
-    "bias_decay_mult",
-    "norm_decay_mult",
-    "dwconv_decay_mult",
-    "flat_decay_mult",
-    "dcn_offset_lr_mult",
-    "bypass_duplicate",
-)
+
+
+class CustomKey(TypedDict, total=False):
+    """Multipliers of parameters whose name holds the key; other entries are settings of the optimiser."""
+
+    lr_mult: float
+    decay_mult: float
+
+
+class ParamwiseCfg(TypedDict, total=False):
+    """``paramwise_cfg`` of :class:`DefaultOptimWrapperConstructor`."""
+
+    custom_keys: dict[str, Annotated[CustomKey, Open()]]
+    bias_lr_mult: float
+    bias_decay_mult: float
+    norm_decay_mult: float
+    dwconv_decay_mult: float
+    flat_decay_mult: float
+    dcn_offset_lr_mult: float
+    bypass_duplicate: bool
+
+
+PARAMWISE_KEYS = tuple(ParamwiseCfg.__annotations__)
 
 
 class DefaultOptimWrapperConstructor:
@@ -58,10 +71,10 @@ class DefaultOptimWrapperConstructor:
 
     keys: ClassVar[tuple[str, ...]] = PARAMWISE_KEYS
 
-    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: ParamwiseCfg | None = None) -> None:
         self.optim_wrapper_cfg = {"type": "OptimWrapper", **optim_wrapper_cfg}
         self.optimizer_cfg = self.optim_wrapper_cfg.pop("optimizer", None)
-        self.paramwise_cfg = dict(paramwise_cfg or {})
+        self.paramwise_cfg: dict[str, Any] = {**(paramwise_cfg or {})}
         if not isinstance(self.optimizer_cfg, Mapping):
             raise ConfigError("optim_wrapper: `optimizer=dict(type=..., lr=...)` is missing")
         self.base_lr = self.optimizer_cfg.get("lr")
@@ -185,7 +198,7 @@ class DefaultOptimWrapperConstructor:
                 "optim_wrapper.paramwise_cfg.custom_keys must map part of a name to"
                 f" dict(lr_mult=..., decay_mult=...), got {custom!r}"
             )
-        decays = [
+        decays: list[str] = [
             key
             for key in ("bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult")
             if key in self.paramwise_cfg

@@ -2,11 +2,11 @@
 
 import logging
 import re
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import nn
 
-from detcore.engine.optim_constructor import PARAMWISE_KEYS, DefaultOptimWrapperConstructor
+from detcore.engine.optim_constructor import PARAMWISE_KEYS, DefaultOptimWrapperConstructor, ParamwiseCfg
 from detcore.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,14 @@ class Place(NamedTuple):
     block: int | None
 
 
+class LayerDecayCfg(ParamwiseCfg, total=False):
+    """``paramwise_cfg`` of :class:`LearningRateDecayOptimizerConstructor`; inherited keys are ignored."""
+
+    num_layers: int
+    decay_rate: float
+    decay_type: Literal["layer_wise", "stage_wise"]
+
+
 class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
     """Builds the optimiser with a learning rate for each layer: ``lr * decay_rate ** (layers above it)``.
 
@@ -57,7 +65,7 @@ class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
 
     keys: ClassVar[tuple[str, ...]] = ("num_layers", "decay_rate", "decay_type", *PARAMWISE_KEYS)
 
-    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: LayerDecayCfg | None = None) -> None:
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         given = self.paramwise_cfg
         missing = [key for key in ("num_layers", "decay_rate") if given.get(key) is None]

@@ -4,7 +4,7 @@ import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,17 @@ from detcore.registry import OPTIMIZERS, Deferred
 logger = logging.getLogger(__name__)
 
 OWN_STATE = ("loss_scaler", "base_param_settings", "accumulated_gradients", "num_backward")
+
+
+class ClipGradCfg(TypedDict, total=False):
+    """``clip_grad``: by the norm over all parameters, or each element by its value."""
+
+    type: Literal["norm", "value"]
+    max_norm: float
+    norm_type: float
+    error_if_nonfinite: bool
+    foreach: bool | None
+    clip_value: float
 
 
 class OptimWrapper:
@@ -39,7 +50,7 @@ class OptimWrapper:
         self,
         optimizer: Annotated[Optimizer, Deferred(OPTIMIZERS)],
         accumulative_counts: int = 1,
-        clip_grad: dict | None = None,
+        clip_grad: ClipGradCfg | None = None,
     ) -> None:
         if not isinstance(accumulative_counts, int) or accumulative_counts < 1:
             raise ConfigError(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Required, TypedDict
 
 from torch import Tensor, nn
 
 from detcore.errors import ConfigError
 from detcore.nn import init
-from detcore.registry import WEIGHT_INITIALIZERS
+from detcore.registry import WEIGHT_INITIALIZERS, Open
 from detcore.weights.load_into import load_into_module
 from detcore.weights.reading import load_state, strip_prefix
 
@@ -32,6 +32,25 @@ def initialize(module: nn.Module, init_cfg: Mapping[str, Any] | Sequence[Mapping
     """
     for cfg in [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg:
         WEIGHT_INITIALIZERS.build(dict(cfg), path=f"init_cfg of {type(module).__name__}")(module)
+
+
+class OverrideCfg(TypedDict, total=False):
+    """``override``: a submodule's name, and the initialiser that it gets in place of the outer one."""
+
+    name: Required[str]
+    type: str
+    layer: str | list[str]
+    bias: float
+    bias_prob: float
+    val: float
+    std: float
+    mean: float
+    gain: float
+    distribution: str
+    mode: str
+
+
+Override = Annotated[OverrideCfg, Open()]
 
 
 class LayerInitializer(ABC):
@@ -57,7 +76,7 @@ class LayerInitializer(ABC):
         bias: float = 0,
         bias_prob: float | None = None,
         layer: str | Sequence[str] | None = None,
-        override: dict | list[dict] | None = None,
+        override: Override | list[Override] | None = None,
     ) -> None:
         self.bias = bias if bias_prob is None else init.bias_init_with_prob(bias_prob)
         self.layers = frozenset([layer] if isinstance(layer, str) else layer or ())

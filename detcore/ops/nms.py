@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import torch
 import torchvision
 from torch import Tensor
 
 from detcore.ops.soft_nms import soft_nms
+
+
+class NmsCfg(TypedDict, total=False):
+    """Settings of :func:`batched_nms`, as configs write them."""
+
+    type: Literal["nms", "soft_nms"]
+    iou_threshold: float
+    offset: int
+    score_threshold: float
+    sigma: float
+    min_score: float
+    method: Literal["linear", "gaussian", "naive"]
+    class_agnostic: bool
+    split_thr: int
+    max_num: int
+
 
 # One call over all classes costs the square of their boxes on a CPU. Measured with 5 to 80 classes, one call
 # for each class is the faster way from about here on (5,000 boxes, 80 classes: 3 ms in place of 70).

@@ -15,7 +15,7 @@ from detcore.registry.lookup import Candidate, NameNotFoundError
 from detcore.registry.planning import Planner, Problem, joined
 from detcore.registry.scopes import Absence
 from detcore.registry.signatures import parameters_of
-from detcore.registry.spelling import slip
+from detcore.registry.spelling import ranked, slip
 
 Known = Callable[..., Any] | Absence
 OUTSIDE = "custom_imports may bring it, which need --trust-config"
@@ -103,14 +103,16 @@ class Examination:
         if self.imports_pending:
             planner.note(self._pending(name, path))
             return
-        own = [Candidate(word, 1.0) for word in [slip(name, self.words(f"{_key(path)}.type"))] if word]
-        close = [(each, found) for each in REGISTRIES.values() for found in lookup.candidates(each, name)]
-        best = self._by_fit(close, value)
-        if not strict and not own:
-            near = slip(name, [each.name for _, each in best])
-            best = [pair for pair in best if pair[1].name == near]
+        own = [Candidate(word, slips) for slips, word in ranked(name, self.words(f"{_key(path)}.type"))]
+        near = [(each, found) for each in REGISTRIES.values() for found in lookup.candidates(each, name)]
+        best = self._by_fit(near, value)
+        if not strict:
+            own = [each for each in own if each.distance <= 1]
+            meant = slip(name, [each.name for _, each in best])
+            best = [pair for pair in best if pair[1].name == meant]
         if strict or own or best:
-            hint = lookup.did_you_mean([*own, *(each for _, each in best)])
+            close = sorted([*own, *(each for _, each in best)], key=lambda each: each.distance)
+            hint = lookup.did_you_mean(close)
             severity: Any = "error" if strict else "warning"
             planner.note(Problem(path, f"nothing is called {name!r}", hint, severity=severity))
 

@@ -1,5 +1,5 @@
 """From the name in a config to the component, and the error that helps when there is none."""
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,8 +80,10 @@ def known(registry: Registry, name: str, default_scope: str | None) -> Component
     """What is known of a name: the component, else why nobody has it, else None."""
     try:
         found = _found(registry, name, default_scope)
-    except (RegistryError, PluginError):
+    except RegistryError:
         return None
+    except PluginError as error:
+        return Absence(str(error))
     return found or _absence(registry, name, _searched(name, default_scope))
 
 
@@ -252,7 +254,7 @@ def candidates(registry: Registry, name: str) -> list[Candidate]:
     there: dict[str, list[str]] = {}
     for full in _all_names(registry, resolvers_of=scope):
         there.setdefault(full.rpartition(".")[2], []).append(full)
-    reasons = {each: why for each, why in _absent_names(registry) if each not in there}
+    reasons = _absent_names(registry, there)
     found = [
         Candidate(full, slips, reasons.get(near, ""))
         for slips, near in ranked(bare, [*there, *reasons])
@@ -266,13 +268,16 @@ def candidates(registry: Registry, name: str) -> list[Candidate]:
     return [Candidate(made[near], slips) for slips, near in ranked(bare, made)]
 
 
-def _absent_names(registry: Registry) -> Iterator[tuple[str, str]]:
-    for scope in source().scopes():
-        table = source().try_table(scope)
+def _absent_names(registry: Registry, there: Mapping[str, Any]) -> dict[str, str]:
+    """Names that nobody has, with the reason that whoever knows most of them gives."""
+    known: dict[str, Absence] = {}
+    for table in map(source().try_table, source().scopes()):
         for name in () if table is None else table.absent_names(registry.name):
             absence = table.absence(registry.name, name) if table is not None else None
-            if absence is not None:
-                yield name, absence.reason
+            better = name not in known or known[name].takes is None
+            if absence is not None and name not in there and better:
+                known[name] = absence
+    return {name: absence.reason for name, absence in known.items()}
 
 
 def _all_names(registry: Registry, *, resolvers_of: str | None) -> Iterator[str]:

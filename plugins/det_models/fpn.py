@@ -1,7 +1,7 @@
 """Feature pyramid network (Lin et al. 2017)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +13,16 @@ from detcore.nn.build import ActCfg, ConvCfg, NormCfg
 
 _EXTRA_SOURCES = ("on_input", "on_lateral", "on_output")
 _XAVIER = {"type": "Xavier", "layer": "Conv2d", "distribution": "uniform"}
+
+
+class UpsampleCfg(TypedDict, total=False):
+    """Arguments of ``torch.nn.functional.interpolate``."""
+
+    scale_factor: float
+    mode: Literal["nearest", "nearest-exact", "bilinear", "bicubic", "area"]
+    align_corners: bool | None
+    recompute_scale_factor: bool | None
+    antialias: bool
 
 
 class FPN(BaseModule):
@@ -62,7 +72,7 @@ class FPN(BaseModule):
         conv_cfg: ConvCfg = None,
         norm_cfg: NormCfg = None,
         act_cfg: ActCfg = None,
-        upsample_cfg: dict[str, Any] | None = None,
+        upsample_cfg: UpsampleCfg | None = None,
         init_cfg: DeferredInit = _XAVIER,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -77,7 +87,7 @@ class FPN(BaseModule):
         self.end_level = end_level
         self.add_extra_convs = add_extra_convs
         self.relu_before_extra_convs = relu_before_extra_convs
-        self.upsample_cfg = dict(upsample_cfg or {"mode": "nearest"})
+        self.upsample_cfg: dict[str, Any] = {**(upsample_cfg or {"mode": "nearest"})}
         self.out_channels = (out_channels,) * num_outs
         self.out_strides: tuple[int, ...] | None = None
         self.in_channels: tuple[int, ...] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, TypedDict
 
 import cv2
 import numpy as np
@@ -16,6 +17,14 @@ BORDERS = {
     "reflect": cv2.BORDER_REFLECT_101,
     "symmetric": cv2.BORDER_REFLECT,
 }
+
+
+class PadValues(TypedDict, total=False):
+    """Values of new pixels, by what is padded."""
+
+    img: float | Sequence[float]
+    masks: int
+    seg: int
 
 
 class Pad(BaseTransform):
@@ -37,7 +46,7 @@ class Pad(BaseTransform):
         size: tuple[int, int] | None = None,
         size_divisor: int | None = None,
         pad_to_square: bool = False,
-        pad_val: float | Sequence[float] | dict = 0,
+        pad_val: float | Sequence[float] | PadValues = 0,
         padding_mode: str = "constant",
     ) -> None:
         if pad_to_square and size is not None:
@@ -49,7 +58,7 @@ class Pad(BaseTransform):
         if padding_mode not in BORDERS:
             raise ValueError(f"padding_mode={padding_mode!r}, expected one of {', '.join(BORDERS)}")
         self.size, self.size_divisor, self.pad_to_square = size, size_divisor, pad_to_square
-        self.pad_val = dict(pad_val) if isinstance(pad_val, dict) else {"img": pad_val}
+        self.pad_val: dict[str, Any] = {**pad_val} if isinstance(pad_val, dict) else {"img": pad_val}
         self.padding_mode = padding_mode
 
     def transform(self, results: Results) -> Results:

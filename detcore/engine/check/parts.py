@@ -36,6 +36,7 @@ class Part:
         path: Where it stands.
         supplied: Arguments that the runner adds.
         complete: Whether all other required arguments must be given.
+        allow: Keys that the runner takes itself.
     """
 
     registry: Registry
@@ -43,6 +44,7 @@ class Part:
     path: str
     supplied: frozenset[str] = frozenset()
     complete: bool = True
+    allow: tuple[str, ...] = ()
 
 
 def check_parts(planner: Planner, cfg: RunConfig, modes: Sequence[str], scope: str | None) -> None:
@@ -50,7 +52,7 @@ def check_parts(planner: Planner, cfg: RunConfig, modes: Sequence[str], scope: s
     for part in _parts(cfg, modes):
         planner.part(
             part.registry, copied(dict(part.cfg)), part.path, scope,
-            supplied=part.supplied, complete=part.complete,
+            supplied=part.supplied, complete=part.complete, allow=part.allow,
         )  # fmt: skip
     for key, slot in _settings().items():
         planner.value(slot, copied(cfg.get(key)), key, scope)
@@ -94,9 +96,7 @@ def _hook_parts(cfg: RunConfig) -> Iterator[Part]:
     default, custom = table(cfg.get("default_hooks")), cfg.get("custom_hooks")
     for path, hook in hook_configs({"default_hooks": default, "custom_hooks": entries(custom)}):
         if isinstance(hook, Mapping):
-            own = {key: value for key, value in hook.items() if key != "priority"}
-            own.setdefault("type", None) if not own else None
-            yield Part(HOOKS, own, path)
+            yield Part(HOOKS, hook, path, allow=("priority",))
 
 
 def _optimiser_parts(cfg: RunConfig) -> Iterator[Part]:
@@ -104,9 +104,10 @@ def _optimiser_parts(cfg: RunConfig) -> Iterator[Part]:
     path = "optim_wrapper"
     if isinstance(wrapper, Mapping):
         constructed = {key: wrapper[key] for key in ("paramwise_cfg",) if wrapper.get(key) is not None}
-        own = {key: each for key, each in wrapper.items() if key not in ("constructor", "paramwise_cfg")}
-        own.pop("optimizer", None)
-        yield Part(OPTIM_WRAPPERS, {"type": "OptimWrapper", **own}, path, frozenset({"optimizer"}))
+        taken = ("constructor", "paramwise_cfg")
+        own = {key: each for key, each in wrapper.items() if key not in (*taken, "optimizer")}
+        given = frozenset({"optimizer"})
+        yield Part(OPTIM_WRAPPERS, {"type": "OptimWrapper", **own}, path, given, allow=taken)
         kind = wrapper.get("constructor") or "DefaultOptimWrapperConstructor"
         yield Part(
             OPTIM_WRAPPER_CONSTRUCTORS, {"type": kind, **constructed}, path, frozenset({"optim_wrapper_cfg"})
@@ -118,9 +119,9 @@ def _optimiser_parts(cfg: RunConfig) -> Iterator[Part]:
     schedulers = cfg.get("param_scheduler")
     for index, scheduler in enumerate(entries(schedulers)):
         if isinstance(scheduler, Mapping):
-            own = {key: value for key, value in scheduler.items() if key != "convert_to_iter_based"}
             at = "param_scheduler" if isinstance(schedulers, Mapping) else f"param_scheduler.{index}"
-            yield Part(PARAM_SCHEDULERS, own, at, frozenset({"optimizer"}))
+            taken = ("convert_to_iter_based",)
+            yield Part(PARAM_SCHEDULERS, scheduler, at, frozenset({"optimizer"}), allow=taken)
 
 
 def _evaluation_parts(cfg: RunConfig, mode: str) -> Iterator[Part]:

@@ -246,7 +246,7 @@ def test_half_a_training_is_refused(toy_cfg):
 
 
 def test_misspelt_settings_are_refused_and_settings_of_old_are_warned_of(toy_cfg, caplog):
-    with pytest.raises(ConfigError, match="optim_wraper: .*did you mean 'optim_wrapper'"):
+    with pytest.raises(ConfigError, match=r"optim_wraper: .*did you mean 'optim_wrapper'"):
         Runner.from_cfg(toy_cfg(optim_wraper={"type": "x"}))
     with caplog.at_level(logging.WARNING, logger="detcore"):
         Runner.from_cfg(toy_cfg(lr_config={"policy": "step"}, train_pipeline=[], my_own=1))
