@@ -1,6 +1,7 @@
-"""``detcore plugins``: what is installed, in which state, and what is wrong."""
+"""``detcore plugins``: what is installed, in which state, what is wrong; and a new one of your own."""
 import json
 import traceback
+from pathlib import Path
 from typing import Any
 
 import click
@@ -8,12 +9,13 @@ import click
 from detcore.hookspecs import API_VERSION
 from detcore.plugins import PluginRecord, host
 from detcore.plugins.discovery import pip_line
+from detcore.plugins.skeleton import KINDS, write_plugin
 from detcore.registry.scopes import STANDARD_SCOPES
 
 
 @click.group()
 def command() -> None:
-    """List plugins and examine broken ones."""
+    """List plugins, examine broken ones, write new ones."""
 
 
 @command.command("list")
@@ -92,6 +94,19 @@ def doctor(ctx: click.Context, scopes: tuple[str, ...], imports: bool) -> None:
         if scope not in installed and not scopes:
             click.echo(f"standard scope {scope!r} is not installed: {pip_line(scope)}")
     ctx.exit(1 if wrong or remarks else 0)
+
+
+@command.command()
+@click.argument("name")
+@click.option("--kind", default="backbone", help=f"What it adds: {', '.join(KINDS)}.")
+@click.option("--dir", "parent", default=".", type=click.Path(path_type=Path), help="Where its folder goes.")
+def new(name: str, kind: str, parent: Path) -> None:
+    """Write a plugin package NAME that installs, passes its own tests, and trains."""
+    folder = write_plugin(name, kind, parent)
+    click.echo(f"wrote {folder}:")
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        click.echo(f"  {path.relative_to(folder)}")
+    click.echo(f"next: pip install -e {folder} && python -m pytest {folder}/tests")
 
 
 def _problems(record: PluginRecord, *, imports: bool) -> list[str]:

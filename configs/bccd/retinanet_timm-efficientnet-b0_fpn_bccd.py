@@ -1,0 +1,7 @@
+# The same with EfficientNet-B0 of timm, from random weights.
+_base_ = 'retinanet_r18_fpn_bf16_bccd.py'
+
+model = dict(
+    backbone=dict(_delete_=True, type='timm.EfficientNet'),
+    neck=dict(in_channels=None),  # asked of the backbone
+)
