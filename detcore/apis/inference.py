@@ -1,7 +1,5 @@
 """From config and checkpoint to a detector, and from an image to what it finds."""
 
-import copy
-import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,46 +10,58 @@ import torch
 from torch import nn
 
 from detcore import plugins
+from detcore.apis.configs import config_in, load_config
 from detcore.apis.pipeline import ImagePipeline, ImageSource, as_pipeline, transform_configs
-from detcore.config import Config, shipped_configs
+from detcore.config import Config
 from detcore.engine.checkpoint import load_checkpoint, load_into_model
 from detcore.engine.evaluation_loops import predict_step
+from detcore.engine.snapshot import meta_of
 from detcore.errors import ConfigError, PluginError, RegistryError
 from detcore.registry import DATASETS, MODELS
 from detcore.structures import DetDataSample
 from detcore.visualization import get_palette
+from detcore.weights import weights_in
+from detcore.weights.explain import some_names
 
 logger = logging.getLogger(__name__)
 
 
 def init_detector(
-    config: str | Path | Config,
+    config: str | Path | Config | None,
     checkpoint: str | Path | None = None,
     palette: str = "none",
     device: str | torch.device = "cpu",
     cfg_options: Mapping[str, Any] | None = None,
     *,
     trust: bool = False,
+    strict: bool = True,
 ) -> nn.Module:
     """Build a detector for inference.
 
     Args:
-        config: file, name of a shipped config such as ``retinanet_r50_fpn_1x_coco``, or a `Config`, which is
-            left as it is.
-        checkpoint: file of weights; every key must fit. None leaves them random.
+        config: file, name of a shipped or published config such as ``retinanet_r50_fpn_1x_coco``, or a
+            `Config`, which is left as it is. None takes the config that the checkpoint carries.
+        checkpoint: weights: a file, also one of MMDetection, or another name (`detcore.weights.fetch`).
+            None leaves them random.
         palette: ``'none'`` takes the data set's colours, ``'random'`` the project's own.
         device: where the detector computes.
         cfg_options: overrides of the config, such as ``{'model.test_cfg.score_thr': 0.1}``.
         trust: whether modules that the config names may be imported.
+        strict: whether every key must fit; else what does not is named in a warning.
 
     Returns:
-        The detector in evaluation mode, with ``cfg`` and ``dataset_meta`` (``classes``, ``palette``).
+        The detector in evaluation mode, with ``cfg`` and ``dataset_meta`` (``classes``, ``palette``). The
+        checkpoint's classes come before the config's.
 
     Raises:
         ConfigError: the config is wrong.
         CheckpointError: the file is damaged, or its weights are not this detector's.
     """
-    cfg = load_config(config, cfg_options, trust=trust)
+    content = None if checkpoint is None else load_checkpoint(checkpoint)
+    if config is None and content is None:
+        raise ConfigError("init_detector needs a config, or a checkpoint that carries one")
+    given = config_in(content or {}, str(checkpoint)) if config is None else config
+    cfg = load_config(given, cfg_options, trust=trust)
     if cfg.get("model") is None:
         raise ConfigError(f"{cfg.filename or 'the config'} has no `model`")
     _load_user_modules(cfg, trust)
@@ -61,12 +71,11 @@ def init_detector(
         model_cfg.setdefault("data_preprocessor", cfg["data_preprocessor"])
     model: Any = MODELS.build(model_cfg, default_scope=scope, path="model")
     meta: Mapping[str, Any] = {}
-    if checkpoint is None:
+    if checkpoint is None or content is None:
         logger.warning("no checkpoint was given: the weights are random, and so is what they find")
     else:
-        content = load_checkpoint(checkpoint)
-        meta = content.get("meta") or {}
-        load_into_model(model, content.get("state_dict", content), strict=True, source=checkpoint)
+        load_into_model(model, weights_in(content, checkpoint), strict=strict, source=checkpoint)
+        meta = meta_of(content)
     model.cfg = cfg
     model.dataset_meta = _dataset_meta(meta, cfg, palette)
     return model.to(device).eval()
@@ -116,37 +125,6 @@ def predict_batch(model: nn.Module, packed: Sequence[Mapping[str, Any]]) -> list
         return predict_step(model, batch)
 
 
-def load_config(
-    config: str | Path | Config, cfg_options: Mapping[str, Any] | None = None, *, trust: bool = False
-) -> Config:
-    """A config from a file, from a shipped one's name, or a copy of the one given.
-
-    Raises:
-        ConfigError: there is no such file or name, or several files have the name.
-    """
-    if isinstance(config, Config):
-        own = copy.deepcopy(config)
-        if cfg_options:
-            own.merge_from_dict(dict(cfg_options))
-        return own
-    if not isinstance(config, (str, Path)):
-        raise ConfigError(f"config must be a file's path or a Config, got {type(config).__name__}")
-    return Config.fromfile(_config_file(str(config)), trust=trust, cfg_options=cfg_options)
-
-
-def _config_file(name: str) -> str:
-    if "::" in name or Path(name).suffix in (".py", ".yaml", ".yml", ".json") or Path(name).exists():
-        return name
-    files = {path.stem: path for path in shipped_configs().rglob("*.py") if "_base_" not in path.parts}
-    same = list(shipped_configs().rglob(f"{name}.py"))
-    if len(same) == 1:
-        return str(same[0])
-    if same:
-        raise ConfigError(f"several shipped configs are called {name!r}: {', '.join(map(str, sorted(same)))}")
-    close = ", ".join(difflib.get_close_matches(name, files, 3)) or ", ".join(sorted(files)[:5])
-    raise ConfigError(f"{name!r} is neither a file nor a shipped config; close names: {close or 'none'}")
-
-
 def _load_user_modules(cfg: Config, trust: bool) -> None:
     imports = cfg.get("custom_imports") or {}
     names = imports.get("imports") or () if isinstance(imports, Mapping) else imports
@@ -156,20 +134,32 @@ def _load_user_modules(cfg: Config, trust: bool) -> None:
 
 def _dataset_meta(meta: Mapping[str, Any], cfg: Config, palette: str) -> dict[str, Any]:
     """Classes and colours: from the checkpoint, else from the config's data sets, else none."""
-    found = meta.get("dataset_meta") or {key: meta[key] for key in ("CLASSES", "PALETTE") if key in meta}
-    known = {str(key).lower(): value for key, value in dict(found).items()}
-    for source in () if known.get("classes") else _dataset_metas(cfg):
-        if source.get("classes"):
-            known = dict(source)
-            break
-    classes = known.get("classes")
-    if classes:
-        known["classes"] = (classes,) if isinstance(classes, str) else tuple(classes)
+    known = _stated_meta(meta)
+    configured = next((source for source in _dataset_metas(cfg) if source.get("classes")), {})
+    if not known.get("classes"):
+        known = dict(configured)
+    elif configured and _class_names(configured["classes"]) != _class_names(known["classes"]):
+        logger.warning(
+            "the checkpoint's classes are others than those of the config's data sets, and are used: %s",
+            some_names(_class_names(known["classes"])),
+        )
+    if known.get("classes"):
+        known["classes"] = _class_names(known["classes"])
     else:
         logger.warning("neither checkpoint nor config names the classes: they are called by their numbers")
     own = known.get("palette") if palette == "none" else palette
     known["palette"] = get_palette(own, len(known.get("classes") or ()))
     return known
+
+
+def _stated_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its data set; MMDetection 2.x said it in capitals, beside other things."""
+    found = meta.get("dataset_meta") or {key: meta[key] for key in ("CLASSES", "PALETTE") if key in meta}
+    return {str(key).lower(): value for key, value in found.items()} if isinstance(found, Mapping) else {}
+
+
+def _class_names(classes: Any) -> tuple[str, ...]:
+    return (classes,) if isinstance(classes, str) else tuple(str(name) for name in classes)
 
 
 def _dataset_metas(cfg: Config) -> Iterator[Mapping[str, Any]]:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from detcore.apis.configs import published_weights
 from detcore.apis.inference import init_detector, model_pipeline, predict_batch
 from detcore.apis.pipeline import PreparedImage
 from detcore.apis.sources import iterate_images
 from detcore.config import Config
-from detcore.engine.checkpoint import load_checkpoint
 from detcore.errors import ConfigError, DataError
 from detcore.structures import DetDataSample, InstanceData
 from detcore.visualization import DetLocalVisualizer
@@ -70,9 +70,11 @@ class DetInferencer:
     """Predicts images with one detector.
 
     Args:
-        model: config file, a shipped config's name, a `Config`, or a detector of `init_detector`. None takes
-            the config that the checkpoint of `weights` was trained with.
-        weights: checkpoint.
+        model: config file, a shipped config's name, the name of a published model (``mmdet::rtmdet-s``, also
+            without ``mmdet::``), a `Config`, or a detector of `init_detector`. None takes the config that the
+            checkpoint of `weights` was trained with.
+        weights: checkpoint, or another name of weights. None takes those that were published under the
+            model's name, if it has any.
         device: where to compute; None is the first GPU, or the CPU where there is none.
         palette: see `init_detector`.
         cfg_options: overrides of the config.
@@ -96,9 +98,12 @@ class DetInferencer:
         if isinstance(model, nn.Module):
             self.model: Any = model
         else:
-            config = _config_of(weights) if model is None else model
+            if model is None and weights is None:
+                raise ConfigError("DetInferencer needs a model (config or name), or weights with a config")
+            if weights is None and isinstance(model, str):
+                weights = published_weights(model)
             place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-            self.model = init_detector(config, weights, palette, place, cfg_options, trust=trust)
+            self.model = init_detector(model, weights, palette, place, cfg_options, trust=trust)
         self.pipeline = model_pipeline(self.model)
         self.visualizer = DetLocalVisualizer()
         self.visualizer.dataset_meta = dict(self.model.dataset_meta)
@@ -240,16 +245,6 @@ def _enlarged(image: np.ndarray, instances: InstanceData, scale: int) -> tuple[n
         larger.masks = array.repeat(scale, axis=1).repeat(scale, axis=2)
     size = (image.shape[1] * scale, image.shape[0] * scale)
     return cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_CUBIC), larger
-
-
-def _config_of(weights: str | Path | None) -> Config:
-    """The config that a checkpoint was trained with, read as data."""
-    if weights is None:
-        raise ConfigError("DetInferencer needs a model (config file or name), or weights with their config")
-    text = (load_checkpoint(weights).get("meta") or {}).get("cfg")
-    if not isinstance(text, str):
-        raise ConfigError(f"{weights} does not carry its config; give one: DetInferencer(config, weights)")
-    return Config.fromstring(text, ".py")
 
 
 def _namer() -> Callable[[str | None], str]:

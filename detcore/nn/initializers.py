@@ -238,7 +238,8 @@ class Pretrained:
     nothing fits is an error.
 
     Args:
-        checkpoint: A path, an http(s) address, or ``'torchvision://resnet50'`` and other known schemes.
+        checkpoint: A path, an http(s) address, ``'torchvision://resnet50'`` or another name of weights (see
+            :func:`~detcore.weights.fetch`).
         prefix: Only take what begins with it, which is cut off: ``'backbone.'``.
         map_location: Where the tensors are read to.
         revise_keys: Pairs of a regular expression and its replacement, applied to the names first.
@@ -269,7 +270,7 @@ class Pretrained:
         if self.prefix is not None:
             state = strip_prefix(state, self.prefix, source=self.checkpoint)
         # Classifiers of the published classification models: never wanted in a detector, so no news.
-        ignore = (r"^(fc|classifier|heads?)\.",) if self.checkpoint.startswith("torchvision://") else ()
+        ignore = (r"^(fc|classifier|heads?)\.",) if "://" in self.checkpoint else ()
         load_into_module(
             module,
             state,

@@ -11,7 +11,7 @@ class PublishedModel(NamedTuple):
     """A model whose weights somebody published.
 
     Attributes:
-        config: Its config in that package, for example ``"retinanet/retinanet_r50_fpn_1x_coco.py"``.
+        config: The name of its config, for example ``"mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"``.
         addresses: Where its weights lie, the preferred address first.
     """
 

@@ -31,7 +31,7 @@ def published(name: str) -> PublishedModel:
         close = difflib.get_close_matches(wanted.rpartition("/")[2].lower(), _by_name(), 3)
         hint = f"; close names: {', '.join(f'mmdet::{each}' for each in close)}" if close else ""
         raise CheckpointError(f"{name}: MMDetection published no weights of that name{hint}")
-    return PublishedModel(f"{config}.py", [urljoin(HOST, read["models"][config])])
+    return PublishedModel(f"mmdet::{config}.py", [urljoin(HOST, read["models"][config])])
 
 
 @cache

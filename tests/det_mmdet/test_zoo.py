@@ -26,7 +26,7 @@ def test_a_config_means_its_weights(name):
 
 def test_a_plain_name_finds_config_and_weights():
     model = published_model("retinanet_r50_fpn_1x_coco")
-    assert model.config == "retinanet/retinanet_r50_fpn_1x_coco.py"
+    assert model.config == "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
     assert model.addresses == [RETINANET]
 
 
@@ -40,7 +40,7 @@ def test_a_plain_name_finds_config_and_weights():
     ],
 )
 def test_other_names_of_a_model_are_known(name, config):
-    assert published_model(name).config == config
+    assert published_model(name).config == f"mmdet::{config}"
 
 
 def test_weights_on_other_hosts_keep_their_address():
