@@ -22,7 +22,7 @@ class Metric(ABC):
             process group's backend needs.
         prefix: put in front of every figure's name (``coco`` gives ``coco/bbox_mAP``). None takes the
             class's `default_prefix`.
-        collect_dir: kept for configs; nothing is collected through files.
+        collect_dir: kept for configs, with a warning; nothing is collected through files.
 
     Attributes:
         dataset_meta: what the data set says of itself (``classes``, ``palette``); set before `process`.
@@ -36,6 +36,11 @@ class Metric(ABC):
     ) -> None:
         if collect_device not in ("cpu", "gpu"):
             raise ConfigError(f"collect_device must be 'cpu' or 'gpu', got {collect_device!r}")
+        if collect_dir is not None:
+            logger.warning(
+                "%s: collect_dir=%r has no effect: results are not collected through files",
+                type(self).__name__, collect_dir,
+            )  # fmt: skip
         self.collect_device = collect_device
         self.collect_dir = collect_dir
         self.prefix = prefix or self.default_prefix

@@ -17,8 +17,8 @@ REGISTRIES = {"evaluator": "evaluators"}  # where the name of the registry diffe
 FROM_TORCH = {
     "models": ("ELU", "LeakyReLU", "PReLU", "RReLU", "ReLU", "ReLU6", "Sigmoid", "Tanh"),
     "optimizers": (
-        "ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "LBFGS", "Muon", "NAdam", "RAdam",
-        "RMSprop", "Rprop", "SGD", "SparseAdam", "TorchAdafactor",
+        "ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "LBFGS", "Muon", "NAdam", "Optimizer",
+        "RAdam", "RMSprop", "Rprop", "SGD", "SparseAdam", "TorchAdafactor",
     ),
 }  # fmt: skip
 
@@ -51,7 +51,10 @@ _REASONS = (  # the first that matches
     (re.compile(r"GLIP|Grounding|Bert|Caption|Ref(Coco|Exp|Seg)|gRefCOCO|RefCOCO"), LANGUAGE),
     (re.compile(r"ODVG|Flickr30k|DOD|VLFusion"), LANGUAGE),
     (re.compile(r"RandomSamplingNegPos|LoadTextAnnotations|OVCoco"), LANGUAGE),
-    (re.compile(r"Colossal|Collosal|DeepSpeed|Apex"), FRAMEWORKS),
+    (re.compile(r"Colossal|Collosal|DeepSpeed|Apex|FlexibleRunner"), FRAMEWORKS),
+    (re.compile(r"FusedAdam|FusedLamb|OnebitAdam|OnebitLamb|ZeroOneAdam"), FRAMEWORKS),
+    (re.compile(r"^Optimizer$"), "it is the base of all optimisers and optimises nothing itself"),
+    (re.compile(r"RFSearchHook"), "networks do not change their shape while they train"),
     (re.compile(r"NPU"), "Ascend's profiler is not part of detcore; ProfilerHook profiles with PyTorch"),
     (re.compile(r"Sparse(Conv|Inverse)|SubM"), "sparse convolutions are for point clouds"),
     (re.compile(r"Detectron2"), "detectors of Detectron2 are not part of detcore yet"),

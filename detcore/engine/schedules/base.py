@@ -31,6 +31,11 @@ class ParamScheduler:
             groups.
         by_epoch: Whether steps are epochs; else iterations.
         verbose: Log every change at INFO level.
+        convert_to_iter_based: A setting of configs, which `build_schedules` acts on: the schedule is written
+            in epochs and moves at every iteration.
+
+    Raises:
+        ConfigError: A setting makes no sense.
     """
 
     need_val_args = False
@@ -46,7 +51,13 @@ class ParamScheduler:
         last_step: int = -1,
         by_epoch: bool = True,
         verbose: bool = False,
+        convert_to_iter_based: bool = False,
     ) -> None:
+        if convert_to_iter_based:
+            raise ConfigError(
+                f"{type(self).__name__}: convert_to_iter_based needs to know how long an epoch is: build it "
+                "by build_schedules(cfg, optim, epoch_length=...), as a run does"
+            )
         if end <= begin:
             raise ConfigError(
                 f"{type(self).__name__}: end must be larger than begin, got begin={begin}, end={end}"
