@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detcore.engine.settings import RunConfig
 from detcore.errors import ConfigError
 from detcore.registry import RUNNERS
 
@@ -32,7 +33,7 @@ _DECIDED = {
 }
 
 
-def ddp_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
+def ddp_settings(cfg: RunConfig) -> dict[str, Any]:
     """Arguments of `distributed.wrap_model` that a config asks for.
 
     Without ``model_wrapper_cfg`` these are the config's own ``find_unused_parameters``, ``broadcast_buffers``
@@ -65,7 +66,7 @@ def ddp_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def check_runner_type(cfg: Mapping[str, Any]) -> None:
+def check_runner_type(cfg: RunConfig) -> None:
     """Refuse a config that asks for another runner: ``runner_type='FlexibleRunner'`` and the like.
 
     Raises:
@@ -82,7 +83,7 @@ def check_runner_type(cfg: Mapping[str, Any]) -> None:
     )
 
 
-def watch_unused(model: nn.Module, cfg: Mapping[str, Any]) -> None:
+def watch_unused(model: nn.Module, cfg: RunConfig) -> None:
     """Log parameters without influence on the loss, where ``model_wrapper_cfg`` asks for that.
 
     Args:

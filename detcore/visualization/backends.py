@@ -180,12 +180,9 @@ class WandbVisBackend(VisBackend):
     ) -> None:
         super().__init__(save_dir)
         self.init_kwargs = init_kwargs or {}
-        named = isinstance(define_metric_cfg, Mapping)
-        self._metrics: list[dict[str, Any]] = (
-            [{"name": name, "summary": summary} for name, summary in define_metric_cfg.items()]
-            if named
-            else [dict(one) for one in define_metric_cfg or ()]
-        )
+        if isinstance(define_metric_cfg, Mapping):
+            define_metric_cfg = [{"name": name, "summary": way} for name, way in define_metric_cfg.items()]
+        self._metrics = [dict(one) for one in define_metric_cfg or ()]
         self.commit = commit
         self.log_code_name = log_code_name
         self.watch_kwargs = watch_kwargs

@@ -187,7 +187,7 @@ def _listed(value: str | Sequence[str] | None) -> list[str]:
 
 def _rule_of_each(keys: Sequence[str], rule: str | Sequence[str] | None) -> list[str | None]:
     """One rule for each key, from one for all or one for each."""
-    rules = [rule] if rule is None or isinstance(rule, str) else list(rule)
+    rules: list[str | None] = [rule] if rule is None or isinstance(rule, str) else list(rule)
     if len(rules) == 1:
         return rules * len(keys)
     if len(rules) != len(keys):

@@ -63,7 +63,7 @@ class ProfilerHook(Hook):
         _check_handler(on_trace_ready)
         kinds = torch.profiler.ProfilerActivity
         wanted = ((kinds.CPU, activity_with_cpu), (kinds.CUDA, activity_with_cuda))
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "activities": [kind for kind, on in wanted if on],
             "schedule": None if schedule is None else torch.profiler.schedule(**schedule),
             "record_shapes": record_shapes,

@@ -114,7 +114,7 @@ class YOLOXModeSwitchHook(SwitchHook):
         for dataset in mixing:
             dataset.update_skip_type_keys(self.skip_type_keys)
         restart_workers(loader)
-        head = getattr(getattr(runner.model, "detector", runner.model), "bbox_head", None)
+        head: Any = getattr(getattr(runner.model, "detector", runner.model), "bbox_head", None)
         if hasattr(head, "use_l1"):
             head.use_l1 = True
         else:
