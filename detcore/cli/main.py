@@ -13,6 +13,7 @@ COMMANDS = {
     "check": ("detcore.cli.check", "Say what is wrong with a config."),
     "config": ("detcore.cli.config", "Show configs."),
     "data": ("detcore.cli.data", "Make and inspect data sets."),
+    "download": ("detcore.cli.download", "Fetch published weights."),
     "plugins": ("detcore.cli.plugins", "List plugins, examine broken ones, write new ones."),
     "predict": ("detcore.cli.predict", "Detect objects in images."),
     "run": ("detcore.cli.run", "Train and validate what a config says."),
