@@ -55,6 +55,19 @@ def test_the_last_passes_go_without_mixing_and_with_the_l1_loss(workers, toy_cfg
     assert ["loss_l1" in losses for _, _, losses in seen] == [False] * 8 + [True] * 8
 
 
+def test_transforms_over_several_images_are_left_out_in_workers_too(toy_cfg):
+    mixed = {
+        "type": "MultiImageMixDataset",
+        "dataset": {"type": "ToyDataset", "length": LENGTH},
+        "pipeline": [{"type": "ToyBrightenAll", "by": 100.0}],
+    }
+    close = {**CLOSE, "skip_type_keys": ["ToyBrightenAll"]}
+    cfg = toy_cfg(model={"type": "ToyYOLOX"}, train_cfg={"max_epochs": 3})
+    cfg["custom_hooks"] = [close, {"type": "BrightnessHook"}]
+    cfg["train_dataloader"] = {**cfg["train_dataloader"], **loader(mixed, 2)}
+    assert [brightness > 50 for _, brightness, _ in steps_of(cfg)] == [True] * 4 + [False] * 8
+
+
 @pytest.mark.parametrize("kind", ["pipeline", "yolox"])
 def test_runs_killed_around_a_switch_end_as_the_one_that_was_not(kind, detcore, toy_file, compare):
     """Killed before the switch, in the first pass after it, and later; with workers that stay and without."""

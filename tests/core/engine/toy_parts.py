@@ -84,6 +84,14 @@ class ToyBrighten:
         return {"inputs": results["inputs"] + self.by * (1 + 0.1 * np.random.rand())}
 
 
+@TRANSFORMS.register_module()
+class ToyBrightenAll(ToyBrighten):
+    """The same for a sample with annotations."""
+
+    def __call__(self, results):
+        return {**results, **super().__call__(results)}
+
+
 @DATASETS.register_module()
 class ToyPiped(ToyDataset):
     """Toy pictures that go through a pipeline."""
