@@ -144,7 +144,11 @@ def detcore_components(components: ComponentTable) -> None:
         "TorchAdafactor": "torch.optim:Adafactor",
         "ZeroRedundancyOptimizer": "detcore.engine.optim_zero:zero_redundancy_optimizer",
     })
-    components.resolver("optimizers", "detcore.engine.optim_constructor:resolve_optimizer")  # newer ones
+    components.resolver(  # newer ones
+        "optimizers",
+        "detcore.engine.optim_constructor:resolve_optimizer",
+        names="detcore.engine.optim_constructor:optimizer_names",
+    )
     components.add_many("param_schedulers", {
         "ConstantLR": "detcore.engine.schedules.named:ConstantLR",
         "ConstantMomentum": "detcore.engine.schedules.named:ConstantMomentum",

@@ -294,6 +294,11 @@ def resolve_optimizer(name: str) -> type[Optimizer] | None:
     return found if is_optimizer else None
 
 
+def optimizer_names() -> list[str]:
+    """The names that :func:`resolve_optimizer` knows."""
+    return [name for name in dir(torch.optim) if resolve_optimizer(name) is not None]
+
+
 def _modules(
     module: nn.Module, prefix: str = "", in_deformable: bool = False
 ) -> Iterator[tuple[str, nn.Module, bool]]:

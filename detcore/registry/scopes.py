@@ -190,6 +190,10 @@ class ComponentTable:
         """What a name of this scope means elsewhere."""
         return self._aliases.get(registry, {}).get(name)
 
+    def alias_names(self, registry: str) -> list[str]:
+        """The names of :meth:`alias`, in their order."""
+        return list(self._aliases.get(registry, {}))
+
     def absence(self, registry: str, name: str) -> Absence | None:
         """What is known of a name that is not there."""
         return self._absent.get(registry, {}).get(name)
