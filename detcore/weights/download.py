@@ -37,22 +37,19 @@ def download(address: str, places: Sequence[str], patience: Patience | None = No
             Nothing half-written has the file's name then.
     """
     name = cached_name(address)
-    target, checksum = weights_folder() / name, checksum_in(name)
-    if target.is_file() and (checksum is None or is_whole(target, checksum)):
-        return target
-    elsewhere = found_elsewhere(name, checksum) if checksum and not target.is_file() else None
-    if elsewhere is not None:
-        logger.info("%s is here already: %s", name, elsewhere)
-        return elsewhere
-    if os.environ.get("DETCORE_OFFLINE", "").lower() not in ("", "0", "false"):
-        state = "damaged" if target.is_file() else "not here"
-        raise CheckpointError(
-            f"DETCORE_OFFLINE is set and {name} is {state}; put the file of {shown(address)} to {target}"
-        )
+    target = weights_folder() / name
     try:
+        found = _found(target, checksum_in(name))
+        if found is not None:
+            return found
+        if os.environ.get("DETCORE_OFFLINE", "").lower() not in ("", "0", "false"):
+            state = "damaged" if target.is_file() else "not here"
+            raise CheckpointError(
+                f"DETCORE_OFFLINE is set and {name} is {state}; put the file of {shown(address)} to {target}"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target) as part:
-            if not target.is_file() or not _kept(target, checksum):
+            if not target.is_file() or not _kept(target, checksum_in(name)):
                 _download(places, target, part, patience or Patience())
     except OSError as error:
         raise CheckpointError(
@@ -60,6 +57,16 @@ def download(address: str, places: Sequence[str], patience: Patience | None = No
             " weights elsewhere"
         ) from error
     return target
+
+
+def _found(target: Path, checksum: str | None) -> Path | None:
+    """The file, whole, where it is in this cache or in another's."""
+    if target.is_file():
+        return target if checksum is None or is_whole(target, checksum) else None
+    elsewhere = found_elsewhere(target.name, checksum) if checksum else None
+    if elsewhere is not None:
+        logger.info("%s is here already: %s", target.name, elsewhere)
+    return elsewhere
 
 
 def _kept(target: Path, checksum: str | None) -> bool:

@@ -66,7 +66,8 @@ def upgraded(content: Mapping[str, Any]) -> Mapping[str, Any]:
     meta = content.get("meta") if wrapped else None
     stated = meta.get("mmdet_version") if isinstance(meta, Mapping) else None
     version = _version(stated)
-    current = _bare(state)
+    prefix = "module." if all(name.startswith("module.") for name in state) else ""  # of data parallelism
+    current = OrderedDict((name.removeprefix(prefix), value) for name, value in state.items())
     if version is not None and version < (2, 5):
         try:
             current = upgrade_1x(current, version)
@@ -76,6 +77,7 @@ def upgraded(content: Mapping[str, Any]) -> Mapping[str, Any]:
                 f" ({type(error).__name__}: {error})"
             ) from error
     current = _renamed(_without_copies(current))
+    current = OrderedDict((prefix + name, value) for name, value in current.items())
     if list(current) == list(state) and all(current[name] is state[name] for name in state):
         return content
     logger.info("weights of an older MMDetection: %d of %d tensors have other names now or are left out",
@@ -88,12 +90,6 @@ def upgraded(content: Mapping[str, Any]) -> Mapping[str, Any]:
 def _version(stated: Any) -> tuple[int, int] | None:
     found = re.match(r"(\d+)\.(\d+)", stated) if isinstance(stated, str) else None
     return (int(found[1]), int(found[2])) if found else None
-
-
-def _bare(state: Mapping[str, Any]) -> "OrderedDict[str, Any]":
-    """Without the ``module.`` that data parallelism puts before every name."""
-    wrapped = all(name.startswith("module.") for name in state)
-    return OrderedDict((name.removeprefix("module.") if wrapped else name, v) for name, v in state.items())
 
 
 def _without_copies(state: Mapping[str, Any]) -> "OrderedDict[str, Any]":

@@ -25,6 +25,7 @@ def test_what_is_not_old_stays_the_same_object():
         {"conv1.weight": ONE},
         {"state_dict": {}},
         {"epoch": 3},
+        {"state_dict": {"module.a.w": ONE, "module.b": ONE}},
         {"state_dict": {1: ONE}},
         {"state_dict": [ONE], "meta": None},
         {"state_dict": {"a": ONE}, "meta": "2.0"},
@@ -34,10 +35,10 @@ def test_what_is_not_old_stays_the_same_object():
         assert upgraded(content) is content
 
 
-def test_data_parallelism_and_second_copies_of_averages_leave_no_trace():
-    assert renamed(["module.a.w", "module.b"]) == ["a.w", "b"]
+def test_second_copies_of_averages_and_image_means_are_left_out():
     names = ["backbone.conv1.weight", "ema_backbone_conv1_weight", "ema_other"]
     assert renamed(names) == ["backbone.conv1.weight", None, "ema_other"]
+    assert renamed(["module.a", "module.ema_a"]) == ["module.a", None]  # who loads decides about module.
     assert renamed(["data_preprocessor.mean", "data_preprocessor.std", "a"]) == [None, None, "a"]
 
 

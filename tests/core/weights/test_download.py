@@ -278,6 +278,11 @@ def test_a_disk_that_refuses_is_an_error_that_says_so(server, cache, tmp_path, m
         get(server, NAME)
 
 
+def test_a_name_that_no_disk_can_hold_is_an_error_too(server):
+    with pytest.raises(CheckpointError, match=r"cannot write .*too long"):
+        get(server, "x" * 300 + ".pth")
+
+
 def test_a_full_disk_leaves_nothing_behind(server, cache, monkeypatch):
     server.files[f"/{NAME}"] = CONTENT
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from detcore.errors import CheckpointError
 from detcore.weights import load_into_module, load_state
+from detcore.weights.recognise import recognise
 
 
 def net():
@@ -120,3 +121,53 @@ def test_long_lists_of_names_are_cut(caplog):
     assert "100 not in the model" in caplog.text
     assert "(100 in all)" in caplog.text
     assert "extra50" not in caplog.text
+
+
+class Renamed(nn.Module):
+    """A layer that knows weights under the name that it once had."""
+
+    def __init__(self):
+        super().__init__()
+        self.new = nn.Linear(1, 1)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        for kind in ("weight", "bias"):
+            if f"{prefix}old.{kind}" in state_dict:
+                state_dict[f"{prefix}new.{kind}"] = state_dict.pop(f"{prefix}old.{kind}")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def test_modules_may_rename_what_they_are_given():
+    module = nn.Sequential(Renamed())
+    state = {"0.old.weight": torch.full((1, 1), 3.0), "0.old.bias": torch.zeros(1)}
+    assert not load_into_module(module, state, strict=True)
+    assert module[0].new.weight.item() == 3
+    with pytest.raises(CheckpointError, match=r"1 missing in the file: 0\.new\.bias"):
+        load_into_module(module, {"0.old.weight": torch.full((1, 1), 4.0)}, strict=True)
+    assert module[0].new.weight.item() == 3  # as it was
+    with pytest.raises(CheckpointError, match="does not fit Sequential"):
+        load_into_module(module, {"0.old.weight": torch.ones(2, 2), "0.old.bias": torch.ones(1)}, strict=True)
+    assert module[0].new.weight.item() == 3
+
+
+def test_versions_of_modules_outlive_revised_names(tmp_path):
+    state = nn.Sequential(nn.BatchNorm2d(2)).state_dict()
+    torch.save(state, tmp_path / "w.pth")
+    assert load_state(tmp_path / "w.pth", revise_keys=[("^0", "1")])._metadata == state._metadata
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["backbone.conv1.weight", "rpn_head.rpn_conv.weight", "roi_head.mask_head.a"], "a Mask R-CNN"),
+        (["backbone.conv1.weight", "bbox_head.retina_cls.weight"], "a RetinaNet"),
+        (["bbox_head.transformer.encoder.layers.0.norms.0.weight"], "a DETR of MMDetection 2.x"),
+        (["student.backbone.conv1.weight"], "a teacher-student detector"),
+        (["conv1.weight", "layer1.0.conv1.weight", "fc.weight"], "a classification model"),
+        (["layer1.0.conv1.weight"], "a backbone alone"),
+        (["something"], ""),
+    ],
+)
+def test_weights_are_recognised_by_their_names(names, kind):
+    assert recognise(names).startswith(kind)
+    assert bool(recognise(names)) == bool(kind)
