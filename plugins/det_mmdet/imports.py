@@ -137,6 +137,8 @@ mmengine.optim -> detcore.engine.optim_constructor
     DefaultOptiWrapperConstructor=DefaultOptimWrapperConstructor
 mmengine.optim -> detcore.engine.schedules
     _ParamScheduler=ParamScheduler
+mmengine.optim.scheduler.param_scheduler -> detcore.engine.schedules
+    INF
 mmengine.optim.scheduler.lr_scheduler -> detcore.engine.schedules.base
     LRSchedulerMixin=LRMixin
 mmengine.optim.scheduler.momentum_scheduler -> detcore.engine.schedules.base

@@ -50,7 +50,8 @@ class AnchorHead(DenseHead):
         test_cfg: DenseTestCfg | None = None,
         init_cfg: DeferredInit = _INIT_CFG,
     ) -> None:
-        super().__init__(
+        super().__init__(init_cfg=init_cfg)
+        self.set_up(
             num_classes,
             in_channels,
             prior_generator=anchor_generator or _anchors(),
@@ -60,7 +61,6 @@ class AnchorHead(DenseHead):
             reg_decoded_bbox=reg_decoded_bbox,
             train_cfg=train_cfg,
             test_cfg=test_cfg,
-            init_cfg=init_cfg,
         )
         self.feat_channels = feat_channels
         self._init_layers()

@@ -22,7 +22,6 @@ from det_models.postprocess import (
 from det_models.samplers import PseudoSampler
 from det_models.truth import GroundTruth, unpack_gt_instances
 from detcore.nn import BaseModule
-from detcore.nn.base_module import DeferredInit
 from detcore.registry import MODELS, TASK_UTILS
 from detcore.structures import DetDataSample, InstanceData
 
@@ -34,32 +33,30 @@ class DenseHead(BaseModule):
     """Base of heads that predict classes and boxes at every prior (anchor, point).
 
     A head makes its layers and defines :meth:`forward_single`, which is asked for every level; the losses
-    here are those of heads whose priors are boxes that are matched with ground truth. Heads of users' own may
-    hand in parts as configs, as they got them.
+    here are those of heads whose priors are boxes that are matched with ground truth.
 
     Args:
-        num_classes: Number of classes without background.
-        in_channels: Channels of the feature maps.
-        prior_generator: Makes the priors of all levels.
-        bbox_coder: Turns regressed numbers into boxes.
-        loss_cls: Classification loss.
-        loss_bbox: Box loss.
-        reg_decoded_bbox: The box loss compares boxes, not regressed numbers (IoU losses need it).
-        train_cfg: Needed for the loss.
-        test_cfg: Needed for predictions.
         init_cfg: How weights are initialised.
 
     Attributes:
+        num_classes: Number of classes without background.
+        in_channels: Channels of the feature maps.
         use_sigmoid_cls: Whether classes are scored independently, or by a softmax whose last entry is
             background.
         cls_out_channels: Scores per prior: one more than the classes where ``use_sigmoid_cls`` is false.
+        prior_generator: Makes the priors of all levels.
         num_base_priors: Priors at each cell.
+        bbox_coder: Turns regressed numbers into boxes.
+        reg_decoded_bbox: The box loss compares boxes, not regressed numbers (IoU losses need it).
+        train_cfg: Needed for the loss.
+        test_cfg: Needed for predictions.
     """
 
-    def __init__(
+    def set_up(
         self,
         num_classes: int,
         in_channels: int,
+        *,
         prior_generator: Any,
         bbox_coder: Any,
         loss_cls: Any,
@@ -67,9 +64,14 @@ class DenseHead(BaseModule):
         reg_decoded_bbox: bool = False,
         train_cfg: Any = None,
         test_cfg: Any = None,
-        init_cfg: DeferredInit = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
+        """Take over what the head consists of besides its layers: the attributes of this class.
+
+        Parts and settings may be configs, as heads of users' own got them.
+
+        Raises:
+            ValueError: There is no class, or levels have different numbers of priors at a cell.
+        """
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.num_classes = num_classes

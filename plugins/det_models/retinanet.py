@@ -83,7 +83,8 @@ class RetinaHead(DenseHead):
         test_cfg: DenseTestCfg | None = None,
         init_cfg: DeferredInit = _INIT_CFG,
     ) -> None:
-        super().__init__(
+        super().__init__(init_cfg=init_cfg)
+        self.set_up(
             num_classes,
             in_channels,
             prior_generator=anchor_generator or _paper_anchors(),
@@ -93,7 +94,6 @@ class RetinaHead(DenseHead):
             reg_decoded_bbox=reg_decoded_bbox,
             train_cfg=train_cfg,
             test_cfg=test_cfg,
-            init_cfg=init_cfg,
         )
         self.stacked_convs = stacked_convs
         self.feat_channels = feat_channels
