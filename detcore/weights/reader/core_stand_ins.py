@@ -173,7 +173,8 @@ class NumpyType(StandIn):
         """The type, of numbers or of text; anything else is refused."""
         code = self.arguments[0] if self.arguments else None
         if not isinstance(code, str) or not (_NUMBER.fullmatch(code) or _TEXT.fullmatch(code)):
-            raise RefusedError(f"it holds numpy values of type {str(code)[:40]!r}: neither numbers nor text")
+            shown = code[:40] if isinstance(code, str) else type(code).__name__
+            raise RefusedError(f"it holds numpy values of type {shown!r}: neither numbers nor text")
         order = self.state[1] if isinstance(self.state, tuple) and len(self.state) > 1 else "|"
         if order not in ("<", ">", "|", "="):
             raise DamagedError("numpy values have no byte order")
