@@ -1,10 +1,11 @@
 """The settings of dense heads: ``train_cfg`` and ``test_cfg``."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 from det_models.assign import BaseAssigner
 from det_models.samplers import BaseSampler
+from detcore.ops.nms import NmsCfg
 from detcore.registry import TASK_UTILS
 
 
@@ -42,5 +43,5 @@ class DenseTestCfg:
     nms_pre: int = -1
     min_bbox_size: float = -1
     score_thr: float = 0.0
-    nms: dict[str, Any] = field(default_factory=lambda: {"type": "nms", "iou_threshold": 0.5})
+    nms: NmsCfg = field(default_factory=lambda: {"type": "nms", "iou_threshold": 0.5})
     max_per_img: int = -1

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from detcore.errors import ConfigError
 from detcore.ops import batched_nms
+from detcore.ops.nms import NmsCfg
 from detcore.structures import DetDataSample, InstanceData
 from detcore.structures.bbox import bbox_flip
 
@@ -78,6 +79,12 @@ class BaseTTAModel(nn.Module):
         return self.merge_preds(list(zip(*predictions, strict=True)))
 
 
+class TTANmsCfg(NmsCfg, total=False):
+    """Settings of non-maximum suppression; the manual writes the number of boxes among them."""
+
+    max_per_img: int
+
+
 @dataclass
 class TTACfg:
     """How boxes of several views are merged.
@@ -87,7 +94,7 @@ class TTACfg:
         max_per_img: Boxes to keep of an image.
     """
 
-    nms: dict[str, Any] = field(default_factory=lambda: {"type": "nms", "iou_threshold": 0.5})
+    nms: TTANmsCfg = field(default_factory=lambda: {"type": "nms", "iou_threshold": 0.5})
     max_per_img: int = 100
 
     def __post_init__(self) -> None:

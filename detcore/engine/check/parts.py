@@ -47,8 +47,18 @@ class Part:
     allow: tuple[str, ...] = ()
 
 
-def check_parts(planner: Planner, cfg: RunConfig, modes: Sequence[str], scope: str | None) -> None:
-    """Note in ``planner`` what is wrong with the parts, and with settings whose keys are known."""
+def check_parts(
+    planner: Planner, cfg: RunConfig, modes: Sequence[str], scope: str | None, words: Sequence[str]
+) -> None:
+    """Note in ``planner`` what is wrong with the parts, and with settings whose keys are known.
+
+    Args:
+        planner: Collects the problems.
+        cfg: The whole config.
+        modes: Which of ``train``, ``val``, ``test`` count.
+        scope: The default scope.
+        words: Parts of parameters' names that ``custom_keys`` are known to hold.
+    """
     for part in _parts(cfg, modes):
         planner.part(
             part.registry, copied(dict(part.cfg)), part.path, scope,
@@ -57,6 +67,7 @@ def check_parts(planner: Planner, cfg: RunConfig, modes: Sequence[str], scope: s
     for key, slot in _settings().items():
         planner.value(slot, copied(cfg.get(key)), key, scope)
     _check_hook_names(planner, table(cfg.get("default_hooks")))
+    _check_custom_keys(planner, cfg, words)
 
 
 def _settings() -> dict[str, Slot]:
@@ -70,6 +81,19 @@ def _check_hook_names(planner: Planner, hooks: Mapping[str, Any]) -> None:
         if name not in HOOK_TYPES and meant is not None:
             text = f"there is no default hook {name!r}"
             planner.note(Problem(f"default_hooks.{name}", text, f"did you mean {meant!r}?"))
+
+
+def _check_custom_keys(planner: Planner, cfg: RunConfig, words: Sequence[str]) -> None:
+    """Keys of ``custom_keys`` are parts of parameters' names, which often begin as the model's arguments do."""
+    keys = table(table(table(cfg.get("optim_wrapper")).get("paramwise_cfg")).get("custom_keys"))
+    known = [*map(str, table(cfg.get("model"))), *words]
+    for key in map(str, keys):
+        first = key.partition(".")[0]
+        meant = None if first in known else slip(first, known)
+        if meant is not None:
+            path = f"optim_wrapper.paramwise_cfg.custom_keys.{key}"
+            text = "probably no parameter's name holds this"
+            planner.note(Problem(path, text, f"did you mean {meant!r}?", severity="warning"))
 
 
 def _parts(cfg: RunConfig, modes: Sequence[str]) -> Iterator[Part]:
@@ -120,8 +144,8 @@ def _optimiser_parts(cfg: RunConfig) -> Iterator[Part]:
     for index, scheduler in enumerate(entries(schedulers)):
         if isinstance(scheduler, Mapping):
             at = "param_scheduler" if isinstance(schedulers, Mapping) else f"param_scheduler.{index}"
-            taken = ("convert_to_iter_based",)
-            yield Part(PARAM_SCHEDULERS, scheduler, at, frozenset({"optimizer"}), allow=taken)
+            given = frozenset({"optimizer"})
+            yield Part(PARAM_SCHEDULERS, scheduler, at, given, allow=("convert_to_iter_based",))
 
 
 def _evaluation_parts(cfg: RunConfig, mode: str) -> Iterator[Part]:

@@ -64,7 +64,7 @@ def check_config(
     planner = Planner(examiner=examination)
     problems += check_keys(cfg, examination.words(""))
     problems += check_shape(cfg, modes)
-    check_parts(planner, cfg, modes, scope)
+    check_parts(planner, cfg, modes, scope, examination.words("custom_keys"))
     problems += planner.problems
     problems += check_classes(cfg, modes, scope)
     problems += check_schedule(cfg, modes, scope, options.processes)
