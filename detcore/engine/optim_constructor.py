@@ -61,8 +61,8 @@ class DefaultOptimWrapperConstructor:
     - ``dcn_offset_lr_mult``: the convolution that predicts a deformable convolution's offsets.
     - ``bypass_duplicate``: leave out a parameter that was met before, instead of failing.
 
-    Parameters that require no gradient are left out. Parameters with equal settings share a group, so that
-    foreach and fused optimisers work on long lists.
+    Frozen parameters have their settings, too, for hooks that thaw them. Parameters with equal settings share
+    a group, so that foreach and fused optimisers work on long lists.
 
     Args:
         optim_wrapper_cfg: ``dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=...), clip_grad=...)``.
@@ -89,7 +89,7 @@ class DefaultOptimWrapperConstructor:
             raise ConfigError("\n".join(map(str, problems)))
         groups: list[dict[str, Any]] = []
         self.add_params(groups, unwrap_model(model))
-        if not groups:
+        if not any(parameter.requires_grad for group in groups for parameter in group["params"]):
             raise ConfigError(
                 "the model has no parameter that requires a gradient, so there is nothing to optimise"
             )
@@ -99,8 +99,9 @@ class DefaultOptimWrapperConstructor:
         return OPTIM_WRAPPERS.build(self.optim_wrapper_cfg, path="optim_wrapper", optimizer=optimizer)
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module) -> None:
-        """Append one group for each trainable parameter of ``module``; constructors of one's own override
-        this.
+        """Append one group for each parameter of ``module``; constructors of one's own override this.
+
+        Frozen ones are among them: no gradient, no step, but a hook may thaw them later.
 
         Args:
             params: Filled in place with ``dict(params=[Parameter], lr=..., weight_decay=...)``.
@@ -108,23 +109,21 @@ class DefaultOptimWrapperConstructor:
         """
         seen: set[int] = set()
         matched: set[str] = set()
-        frozen = 0
+        trainable = 0
         for prefix, owner, in_deformable in _modules(module):
             for name, parameter in owner.named_parameters(recurse=False):
                 if id(parameter) in seen:
                     self._meet_again(f"{prefix}.{name}")
                     continue
-                if not parameter.requires_grad:
-                    frozen += 1
-                    continue
                 seen.add(id(parameter))
+                trainable += parameter.requires_grad
                 key, settings = self._settings(prefix, name, parameter, owner, in_deformable)
-                if key:
+                if key and parameter.requires_grad:
                     matched.add(key)
                 params.append({"params": [parameter], **settings})
                 if settings:
                     logger.debug("%s.%s: %s", prefix, name, settings)
-        logger.info("%d trainable tensors in the optimiser, %d frozen ones left out", len(params), frozen)
+        logger.info("The optimiser has %d trainable and %d frozen tensors", trainable, len(seen) - trainable)
         for key in self.paramwise_cfg.get("custom_keys", {}):
             if key not in matched:
                 logger.warning("paramwise_cfg.custom_keys: '%s' decides about no trainable parameter", key)

@@ -110,8 +110,6 @@ class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
             )
         top = self.num_layers + 1
         for name, parameter in module.named_parameters():
-            if not parameter.requires_grad:
-                continue
             layer = self._layer(name)
             scale = self.decay_rate ** (top - layer)
             decays = parameter.ndim > 1 and not name.endswith(".bias")

@@ -194,9 +194,14 @@ class ResNet(BaseModule):
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> ResNet:
-        """Switch to training, apart from what is frozen and, with ``norm_eval``, from batch norms."""
+        """Switch to training, apart from what is frozen and, with ``norm_eval``, from batch norms.
+
+        Frozen is what no gradient is wanted of: what a hook has thawed stays so.
+        """
         super().train(mode)
-        self._freeze_stages()
+        for module in self._frozen():
+            if not any(parameter.requires_grad for parameter in module.parameters()):
+                module.eval()
         if mode and self.norm_eval:
             for module in self.modules():
                 if isinstance(module, _BatchNorm):

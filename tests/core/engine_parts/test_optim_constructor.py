@@ -109,10 +109,20 @@ def test_parameters_of_equal_settings_share_a_group():
     assert [len(group["params"]) for group in groups] == [12, 2]
 
 
-def test_frozen_parameters_are_left_out():
+def test_frozen_parameters_stay_as_they_are_until_they_are_thawed():
     model = Model()
     model.backbone.requires_grad_(False)
-    assert not any(name.startswith("backbone") for name in table(build(model, {}), model))
+    optim = build(model, {"norm_decay_mult": 0.0})
+    weight = next(model.backbone.parameters())
+
+    def step():
+        before = weight.detach().clone()
+        optim.update_params(sum(p.pow(2).sum() for p in model.parameters() if p.requires_grad))
+        return not torch.equal(weight.detach(), before)
+
+    assert not step()
+    model.backbone.requires_grad_(True)
+    assert step()
     model.requires_grad_(False)
     with pytest.raises(ConfigError, match="no parameter that requires a gradient"):
         build(model, {})
