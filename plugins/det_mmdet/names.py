@@ -41,6 +41,7 @@ NOT_YET = "detcore does not have it yet"
 TRACKING = "tracking and re-identification are not part of detcore"
 LANGUAGE = "detection guided by language is not part of detcore"
 FRAMEWORKS = "it needs another training framework; detcore trains with plain PyTorch (AmpOptimWrapper)"
+CACHES = "a cache in each worker breaks exact resume; Mosaic and MixUp in a MultiImageMixDataset do the same"
 
 _REASONS = (  # the first that matches
     (re.compile(r"Track|ReID|SORT|ByteTrack|QDTrack|QuasiDense|MOT|YouTubeVIS"), TRACKING),
@@ -49,12 +50,14 @@ _REASONS = (  # the first that matches
     (re.compile(r"Mask2FormerVideo|Encoding3D|MultiPosCrossEntropy|Triplet|MarginL2"), TRACKING),
     (re.compile(r"RoIEmbedHead|L2Loss$|FcModule|GlobalAveragePooling"), TRACKING),
     (re.compile(r"GLIP|Grounding|Bert|Caption|Ref(Coco|Exp|Seg)|gRefCOCO|RefCOCO"), LANGUAGE),
-    (re.compile(r"ODVG|Flickr30k|DOD|VLFusion"), LANGUAGE),
+    (re.compile(r"ODVG|Flickr30k|^DOD|VLFusion"), LANGUAGE),
     (re.compile(r"RandomSamplingNegPos|LoadTextAnnotations|OVCoco"), LANGUAGE),
     (re.compile(r"Colossal|Collosal|DeepSpeed|Apex|FlexibleRunner"), FRAMEWORKS),
     (re.compile(r"FusedAdam|FusedLamb|OnebitAdam|OnebitLamb|ZeroOneAdam"), FRAMEWORKS),
     (re.compile(r"^Optimizer$"), "it is the base of all optimisers and optimises nothing itself"),
     (re.compile(r"RFSearchHook"), "networks do not change their shape while they train"),
+    (re.compile(r"CachedMosaic|CachedMixUp"), CACHES),
+    (re.compile(r"MultiDataAspectRatio"), "AspectRatioBatchSampler groups by shape, MultiDataSampler by data set"),
     (re.compile(r"NPU"), "Ascend's profiler is not part of detcore; ProfilerHook profiles with PyTorch"),
     (re.compile(r"Sparse(Conv|Inverse)|SubM"), "sparse convolutions are for point clouds"),
     (re.compile(r"Detectron2"), "detectors of Detectron2 are not part of detcore yet"),
