@@ -9,12 +9,13 @@ QUICKSTART := work_dirs/quickstart
 TEST_ENV := OMP_NUM_THREADS=1
 JOBS ?= 2
 
-.PHONY: help quickstart test test-all lint bench clean
+.PHONY: help quickstart test test-all parity lint bench clean
 
 help:
 	@echo "make quickstart   draw a small data set, train on it, evaluate, show predictions (minutes, CPU)"
 	@echo "make test         the quick tests        make test-all   the slow ones too"
 	@echo "make lint         ruff and mypy          make bench      side-by-side measurements"
+	@echo "make parity       the comparisons with MMDetection and mmengine, whose wheels it fetches once"
 
 $(READY): pyproject.toml $(wildcard plugins/*/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +45,9 @@ test: $(READY)
 
 test-all: $(READY)
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
+
+parity: $(READY)
+	DETCORE_PARITY_FETCH=1 $(TEST_ENV) $(BIN)/python -m pytest tests/parity -m parity -q
 
 lint: $(READY)
 	$(BIN)/ruff check .

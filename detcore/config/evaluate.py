@@ -7,6 +7,7 @@ with file and line. Time, memory and depth are bounded by one ``Budget`` for a c
 
 import ast
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from detcore.config.document import ConfigDict, origins_of
@@ -30,7 +31,7 @@ class _LoopExit(Exception):
 
 
 def parse(source: str, file: str) -> ast.Module:
-    """The syntax tree of a config.
+    """The syntax tree of a config; not to be changed, since files with the same text may share it.
 
     Raises:
         ConfigFileError: It is no Python, or nested too deeply for the parser.
@@ -45,9 +46,14 @@ def parse(source: str, file: str) -> ast.Module:
         raise
 
 
+@lru_cache(maxsize=64)  # whoever reads many configs reads their common bases each time
+def _tree(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
 def _parse(source: str, file: str) -> ast.Module:
     try:
-        return ast.parse(source, file)
+        return _tree(source)
     except SyntaxError as error:
         raise ConfigFileError(file, error.lineno or 0, f"not valid Python: {error.msg}") from None
     except (RecursionError, MemoryError):

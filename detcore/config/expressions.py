@@ -339,19 +339,19 @@ class Expressions:
         self.budget.charge(len(nodes))
         for node in nodes:
             value = self.value_of(node.value)
+            if node.arg is not None and node.arg not in table:
+                table[node.arg] = value
+                table.lines[node.arg] = (self.file, node.lineno)
+                continue
             new: Mapping[Any, Any] = {node.arg: value} if node.arg is not None else self.mapping(value)
             for key in new:
                 if key in table:
                     raise self.error(node.value, f"the argument {key!r} stands twice in this call")
                 if not isinstance(key, str):
                     raise self.error(node.value, f"** in a call needs keys that are strings, got {key!r}")
-            if node.arg is not None:
-                table[node.arg] = value
-                table.lines[node.arg] = (self.file, node.lineno)
-            else:
-                self.budget.charge(len(new))
-                table.update(new)
-                table.lines.update(lines_of(new))
+            self.budget.charge(len(new))
+            table.update(new)
+            table.lines.update(lines_of(new))
         return table
 
     def _map(self, node: ast.Call) -> list[Any]:

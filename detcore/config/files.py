@@ -20,6 +20,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
 
 from detcore.config.document import closest
@@ -35,6 +36,7 @@ ENTRY_POINTS = "detcore.configs"
 ``scope = "detcore"`` lets detcore's own stand in for those of a package that is not installed.
 """
 SCOPES = "detcore.plugins"
+_VERSIONED = (".git", ".hg", "pyproject.toml")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Located:
         project: Folder that its own bases must lie in; None for no bounds.
         scope: The package whose names it uses, where it is another package's.
         stands_in: Whether it is detcore's own, in the place of that package's.
+        real: The path without links, where it is known.
     """
 
     path: Path
@@ -54,6 +57,7 @@ class Located:
     project: Path | None
     scope: str | None = None
     stands_in: bool = False
+    real: str | None = None
 
 
 def shipped_configs() -> Path:
@@ -104,7 +108,8 @@ def missing(path: Path, shown: str) -> ConfigError:
     """The error for a file that is not there, with the closest name in its folder."""
     folder = path.parent
     if not folder.is_dir():
-        return ConfigError(f"{shown} is not there: no folder {folder}")
+        above = f"; did you mean {path.name!r}?" if (folder.parent / path.name).is_file() else ""
+        return ConfigError(f"{shown} is not there: no folder {folder}{above}")
     names = [entry.name for entry in os.scandir(folder) if entry.name.endswith(SUFFIXES)]
     hint = closest(path.name, names) if names else ""
     return ConfigError(f"{shown} is not there (looked at {path}){hint}")
@@ -117,17 +122,15 @@ def project_of(path: Path) -> Path:
         path: Absolute path of the file that the user named.
     """
     home, current = _folder(Path.home), _folder(Path.cwd)
-    best = folder = path.parent.resolve()
-    for mark_vcs in (True, False):
-        for above in (folder, *folder.parents):
-            if above == above.parent or (home and (above == home or above in home.parents)):
-                break
-            if mark_vcs and any((above / mark).exists() for mark in (".git", ".hg", "pyproject.toml")):
-                best = min(best, above, key=lambda p: len(p.parts))
-                break
-            if not mark_vcs and ((above / "_base_").is_dir() or above == current):
-                best = min(best, above, key=lambda p: len(p.parts))
-    return best
+    folder = path.parent.resolve()
+    closed = {Path(folder.anchor), *((home, *home.parents) if home else ())}
+    # As texts: these are many short look-ups, and paths take more time than the look-ups do.
+    inside = [str(each) for each in takewhile(lambda each: each not in closed, (folder, *folder.parents))]
+    exists, is_dir = os.path.exists, os.path.isdir
+    widest = [str(folder)]
+    widest += [each for each in inside if any(exists(f"{each}/{mark}") for mark in _VERSIONED)][:1]
+    widest += [each for each in inside if each == str(current) or is_dir(f"{each}/_base_")]
+    return Path(min(widest, key=len))
 
 
 def _folder(which: Callable[[], Path]) -> Path | None:
@@ -178,11 +181,10 @@ def locate_base(name: str, path: Path, project: Path | None) -> Located:
         )
     found = Path(os.path.normpath(path.parent / wanted))
     check_suffix(found, name)
-    if project is not None:
-        _check_within(found, path.parent, project, name)
+    real = None if project is None else _check_within(found, path.parent, project, name)
     if not found.exists():
         raise missing(found, name)
-    return Located(found, name, project)
+    return Located(found, name, project, real=real)
 
 
 def locate_module(name: str, path: Path, project: Path | None) -> Located:
@@ -222,7 +224,8 @@ def locate_module(name: str, path: Path, project: Path | None) -> Located:
     raise ConfigError(f"no folder {package} in the project {beside.parent}, and no installed package, has it")
 
 
-def _check_within(found: Path, folder: Path, project: Path, name: str) -> None:
+def _check_within(found: Path, folder: Path, project: Path, name: str) -> str:
+    """The path of a base without links, which must lie in the project and not be hidden."""
     real = os.path.realpath(found)
     if not real.startswith(os.path.join(project, "")):  # noqa: PTH118  (with the separator at its end)
         raise ConfigError(f"{name!r} leads out of the config's project {project} (--trust-config allows it)")
@@ -232,6 +235,7 @@ def _check_within(found: Path, folder: Path, project: Path, name: str) -> None:
             continue
         if not folder.resolve().is_relative_to(project.joinpath(*inside[: i + 1])):
             raise ConfigError(f"{name!r} leads into a hidden folder or file (--trust-config allows it)")
+    return real
 
 
 def locate_shipped(name: str) -> Located:

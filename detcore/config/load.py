@@ -112,7 +112,7 @@ class _Load:
             shown: Its path as messages name it.
             chain: The files that led here, outermost first.
         """
-        real = os.path.realpath(found.path)
+        real = found.real or os.path.realpath(found.path)
         if real in chain:
             circle = " -> ".join(Path(step).name for step in (*chain[chain.index(real) :], real))
             raise ConfigError(f"the bases go in a circle: {circle}")

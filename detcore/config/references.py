@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from detcore.config.placeholders import copied, follow
-from detcore.config.values import Budget, ConfigFileError, LimitError, Origin, a_kind, measure
+from detcore.config.values import SCALARS, Budget, ConfigFileError, LimitError, Origin, a_kind, measure
 from detcore.errors import ConfigError
 
 REFERENCE = re.compile(r"(?<!\$)(\$+)\{([A-Za-z_]\w*(?:\.\w+)*)\}")
 MAX_CHAIN = 50
+_PLAIN = SCALARS - {str}
 
 
 class References:
@@ -49,6 +50,9 @@ class References:
     def _mapping(self, value: dict[Any, Any], where: Callable[[Any, Any], Origin] | None) -> Any:
         changed = {}
         for key, item in value.items():
+            kind = type(item)
+            if kind in _PLAIN or (kind is str and "${" not in item):
+                continue
             try:
                 new = self.resolve(item, where)
             except (ConfigError, LimitError) as error:

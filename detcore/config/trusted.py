@@ -1,5 +1,6 @@
 """Running a config as Python: the one place where that happens, reached only by the user's own ``trust``."""
 import ast
+import copy
 import importlib
 import types
 from collections.abc import Callable
@@ -144,7 +145,11 @@ def run_python(
         if isinstance(target, ast.Name)
     }
     skipped = base_assignment(tree)
-    body = [statement for statement in tree.body if statement is not skipped and not is_block(statement)]
+    body = [
+        copy.deepcopy(statement)
+        for statement in tree.body
+        if statement is not skipped and not is_block(statement)
+    ]
     fill = _Fill(placeholders, shown)
     tree = ast.fix_missing_locations(fill.visit(ast.Module(body, [])))
     seen = _seen(base)
