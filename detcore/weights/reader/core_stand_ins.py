@@ -250,5 +250,6 @@ CORE_STAND_INS: dict[str, type] = {
     **_under(("numpy.core.multiarray", "numpy._core.multiarray"), {"_reconstruct": NumpyArray}),
     **_under(("numpy",), {"dtype": NumpyType, "ndarray": NameOnly}),
     **_under(("argparse",), {"Namespace": Namespace}),
+    **_under(("yacs.config",), {"CfgNode": MappingStandIn}),
 }
 """Name as a file writes it -> what is made instead."""

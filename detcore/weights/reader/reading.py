@@ -40,7 +40,7 @@ def read_weights_file(
 ) -> Any:
     """The content of a file of ``torch.save``, as tensors and plain data; nothing in it is run.
 
-    The whole file is checked first (``docs/checkpoints.md``), then read by ``torch.load(weights_only=True)``.
+    The whole file is checked first, then read by ``torch.load(weights_only=True)``.
     Classes of which detcore or a plugin knows what they mean become dicts, lists, numbers, text or tensors.
 
     Args:
@@ -93,7 +93,7 @@ def _read(file: BinaryIO, path: Any, map_location: str | torch.device, verified:
         names = _checked(file, verified)
         file.seek(0)
         with _known_to_torch(names.used):
-            content = _restored(file, map_location)
+            content = _restored(file, path, map_location)
         return to_plain_data(content)
     except DamagedError as error:
         raise CheckpointError(f"{path} is damaged, or no checkpoint of torch: {error}") from error
@@ -140,15 +140,15 @@ def _is_tar(head: bytes) -> bool:
     return True
 
 
-def _restored(file: BinaryIO, map_location: str | torch.device) -> Any:
+def _restored(file: BinaryIO, path: Any, map_location: str | torch.device) -> Any:
     try:
         return torch.load(file, map_location=map_location, weights_only=True, mmap=False)
     except (OSError, MemoryError):
         raise
     except pickle.UnpicklingError:  # its message advises to read the file unsafely
         raise DamagedError("torch does not restore what its pickle asks for") from None
-    except Exception as error:  # a device that is not there, or full; or a file that only torch sees through
-        raise DamagedError(f"torch cannot read it to {str(map_location)!r}: {_line(error)}") from error
+    except Exception as error:  # mostly a device that is not there, or full
+        raise CheckpointError(f"torch cannot read {path} to {str(map_location)!r}: {_line(error)}") from error
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from detcore.weights.reader.problems import DamagedError, RefusedError
 
 MAX_OPERATIONS = 3_000_000
 """Steps of the pickle machine in one file: some thirty times what a detector with its optimiser needs."""
-MAX_EXPANDED = 1 << 24
+MAX_EXPANDED = 1 << 26
 """Elements that tensors of one file may have beyond what it stores for them (expanded ones)."""
 _MAX_KEY_PARTS = 16
 _MAX_KEY_NUMBER = 1 << 60  # beyond it, numbers can be chosen that fall onto one hash
