@@ -18,7 +18,7 @@ from detcore.engine.loops import TrainLoop
 from detcore.engine.model_wrapper import check_runner_type, ddp_settings, watch_unused
 from detcore.engine.optim import build_optim_wrapper, scale_lr
 from detcore.engine.schedules import build_schedules
-from detcore.engine.settings import hook_configs, import_named_modules, loop_config
+from detcore.engine.settings import hook_configs, import_named_modules, loop_config, visualizer_config
 from detcore.engine.state import TrainState
 from detcore.errors import ConfigError
 from detcore.evaluation import Evaluator, build_evaluator
@@ -129,13 +129,9 @@ class RunParts:
 
     def build_visualizer(self, folder: Path) -> Any:
         """The visualiser with its backends; one without any where the config has none, or not for us."""
-        cfg = self.cfg.get("visualizer")
-        if cfg is None and self.cfg.get("vis_backends"):
-            cfg = {"type": "DetLocalVisualizer", "vis_backends": self.cfg["vis_backends"]}
+        cfg = visualizer_config(self.cfg, str(folder))
         if cfg is None or distributed.rank() != 0:
             return Visualizer()
-        if isinstance(cfg, Mapping):
-            cfg = {"save_dir": str(folder), **cfg}
         return VISUALIZERS.build(cfg, default_scope=self.scope, path="visualizer")
 
     def build_loader(self, mode: str, seed: int) -> Any:

@@ -3,8 +3,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
 from detcore.config import Config
+from detcore.errors import DetcoreError
 from detcore.plugins import load_user_modules
 from detcore.registry import MODELS, TRANSFORMS, VISBACKENDS, Deferred
+from detcore.registry.signatures import parameters_of
+from detcore.visualization.visualizer import FOLDER
 
 RunConfig = Config | Mapping[str, Any]
 
@@ -182,3 +185,33 @@ def loop_config(cfg: Mapping[str, Any] | None, default: str) -> dict[str, Any] |
         ):
             given["type"] = "IterBasedTrainLoop"
     return given
+
+
+def visualizer_config(cfg: RunConfig, folder: str) -> Any:
+    """Config of the visualizer with the folder that it and its backends write to; None where it has none.
+
+    Args:
+        cfg: The whole config.
+        folder: Of the run; used where the config does not say another.
+    """
+    given = cfg.get("visualizer")
+    if given is None and cfg.get("vis_backends"):
+        given = {"type": "DetLocalVisualizer", "vis_backends": cfg["vis_backends"]}
+    if not isinstance(given, Mapping):
+        return given
+    whole: dict[str, Any] = {"save_dir": folder, **given}
+    backends, scope = whole.get("vis_backends"), cfg.get("default_scope")
+    if isinstance(backends, list | tuple):
+        whole["vis_backends"] = [_backend_config(each, whole["save_dir"], scope) for each in backends]
+    return whole
+
+
+def _backend_config(cfg: Any, folder: Any, scope: str | None) -> Any:
+    """One that insists on a folder is given it; the others get it from the visualizer."""
+    if not isinstance(cfg, Mapping) or "save_dir" in cfg or "type" not in cfg:
+        return cfg
+    try:
+        required = parameters_of(VISBACKENDS.get(cfg["type"], default_scope=scope)).required
+    except DetcoreError:  # a name that nobody knows is reported where it is built
+        return cfg
+    return {"save_dir": f"{folder}/{FOLDER}", **cfg} if "save_dir" in required else cfg

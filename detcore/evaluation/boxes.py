@@ -1,5 +1,6 @@
 """Average precision of ranked detections, as VOC and others define it, and recall of proposals."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -53,6 +54,7 @@ def eval_recalls(
     proposals: Sequence[np.ndarray],
     proposal_nums: int | Sequence[int] = (100, 300, 1000),
     iou_thrs: float | Sequence[float] | np.ndarray = 0.5,
+    logger: logging.Logger | None = None,
 ) -> np.ndarray:
     """Share of the objects that the best proposals of each image cover, whatever their class.
 
@@ -64,6 +66,7 @@ def eval_recalls(
             column, in any order.
         proposal_nums: how many proposals of each image to look at.
         iou_thrs: overlaps from which an object counts as covered.
+        logger: where to write the figures, one line for each number of proposals; None writes nothing.
 
     Returns:
         float (number of `proposal_nums`, number of `iou_thrs`); NaN where there is no object.
@@ -84,7 +87,11 @@ def eval_recalls(
         for row, number in enumerate(numbers):
             covered[row] += (_pairs(overlaps[:, :number])[:, None] >= thresholds).sum(axis=0)
     total = sum(len(objects) for objects in gts)
-    return covered / total if total else np.full_like(covered, np.nan)
+    recalls = covered / total if total else np.full_like(covered, np.nan)
+    for number, row in zip(numbers, recalls, strict=True) if logger is not None else ():
+        shown = ", ".join(f"{value:.3f} at {iou:g}" for value, iou in zip(row, thresholds, strict=True))
+        logger.info("recall of %d proposals: %s", number, shown)
+    return recalls
 
 
 def _pairs(overlaps: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from detcore.visualization import canvas
 from detcore.visualization.backends import VisBackend
 from detcore.visualization.palette import Color
 
-_FOLDER = "vis_data"
+FOLDER = "vis_data"  # below that of the run
 
 
 class Visualizer:
@@ -52,7 +52,7 @@ class Visualizer:
         self._save_dir = None if save_dir is None else str(save_dir)
         if save_dir is not None:
             for backend in self.vis_backends:
-                backend.save_dir = backend.save_dir or str(Path(save_dir) / _FOLDER)
+                backend.save_dir = backend.save_dir or str(Path(save_dir) / FOLDER)
 
     def set_image(self, image: np.ndarray) -> None:
         """Draw on a copy of this picture from now on.

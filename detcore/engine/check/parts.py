@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from detcore.engine.check.reading import entries, table
-from detcore.engine.settings import HOOK_TYPES, RunConfig, Settings, hook_configs, loop_config
+from detcore.engine.settings import (
+    HOOK_TYPES,
+    RunConfig,
+    Settings,
+    hook_configs,
+    loop_config,
+    visualizer_config,
+)
 from detcore.registry import (
     DATA_SAMPLERS,
     DATASETS,
@@ -111,7 +118,7 @@ def _parts(cfg: RunConfig, modes: Sequence[str]) -> Iterator[Part]:
         yield from _loader_parts(table(cfg.get(f"{mode}_dataloader")), f"{mode}_dataloader")
     yield from _hook_parts(cfg)
     if isinstance(cfg.get("visualizer"), Mapping):
-        yield Part(VISUALIZERS, cfg["visualizer"], "visualizer", frozenset({"save_dir"}))
+        yield Part(VISUALIZERS, visualizer_config(cfg, ""), "visualizer")
     if isinstance(cfg.get("log_processor"), Mapping):
         yield Part(LOG_PROCESSORS, {"type": "LogProcessor", **cfg["log_processor"]}, "log_processor")
 
