@@ -48,7 +48,7 @@ class CheckpointTable:
 
         Args:
             name: The class as the file writes it: ``"mmengine.logging.history_buffer.HistoryBuffer"``.
-            target: ``"module:Class"``, a subclass of ``detcore.weights.reader.StandIn`` or ``MappingStandIn``.
+            target: ``"module:Class"``; it extends ``StandIn`` or ``MappingStandIn`` of the weights' reader.
 
         Raises:
             PluginError: The plugin names it twice.
