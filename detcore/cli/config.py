@@ -98,3 +98,33 @@ def diff(ctx: click.Context, /, **options: Any) -> None:
     from detcore.cli._config_values import compare
 
     ctx.exit(compare(**options))
+
+
+@command.command("schema")
+@click.option("--type", "kind", metavar="NAME", help="Only the config of this component (models.FPN).")
+@click.option("--registry", metavar="NAME", help="Only the configs of this registry's components (MODELS).")
+@click.option("--out", type=click.Path(dir_okay=False), metavar="FILE", help="Write it to FILE.")
+@click.option(
+    "--default-scope", metavar="SCOPE", help="Where plain names are looked up first, as in the config."
+)
+@click.option(
+    "--plugin", "plugins", multiple=True, metavar="FILE", help="A Python file or module to run first."
+)
+def schema(
+    kind: str | None,
+    registry: str | None,
+    out: str | None,
+    default_scope: str | None,
+    plugins: tuple[str, ...],
+) -> None:
+    """Print a JSON Schema of the configs that what is installed can run.
+
+    Editors complete and check YAML and JSON configs by it. In the first line of a YAML config:
+    # yaml-language-server: $schema=schema.json; in a JSON config: "$schema": "schema.json". Components that
+    cannot be imported are left out, and named on stderr.
+    """
+    if kind is not None and registry is not None:
+        raise click.UsageError("give --type or --registry, not both")
+    from detcore.cli._config_schema import write_schema
+
+    write_schema(kind, registry, out, default_scope, plugins)

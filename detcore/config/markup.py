@@ -27,6 +27,7 @@ def read_markup(source: str, file: str, suffix: str, budget: Budget) -> Table:
     for key in value:
         if not isinstance(key, str):
             raise ConfigFileError(file, 0, f"top-level keys must be strings, got {key!r}")
+    value.pop("$schema", None)  # tells an editor what to check the file by
     return Table(value) if not isinstance(value, Table) else value
 
 

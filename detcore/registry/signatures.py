@@ -96,7 +96,7 @@ def _cached(component: Callable[..., Any]) -> Parameters:
 
 def _read(component: Callable[..., Any]) -> Parameters:
     if typing.is_typeddict(component):
-        slots = {name: slot_of(hint) for name, hint in _hints(component).items()}
+        slots = {name: slot_of(hint) for name, hint in resolved_hints(component).items()}
         return Parameters(slots, frozenset(getattr(component, "__required_keys__", ())), None)
     if isinstance(component, type):
         return _of_class(component)
@@ -115,7 +115,7 @@ def _of_callable(component: Callable[..., Any], hints_of: Any, *, skip_first: bo
     slots: dict[str, Slot] = {}
     required = set()
     rest: Slot | None = None
-    hints = _hints(hints_of)
+    hints = resolved_hints(hints_of)
     for parameter in list(signature.parameters.values())[skip_first:]:
         slot = slot_of(hints.get(parameter.name, inspect.Parameter.empty))
         if parameter.kind is parameter.VAR_KEYWORD:
@@ -169,7 +169,7 @@ def _module_class() -> type | None:
     return getattr(torch_nn, "Module", None)
 
 
-def _hints(owner: Any) -> dict[str, Any]:
+def resolved_hints(owner: Any) -> dict[str, Any]:
     """Resolved annotations; one that cannot be resolved is left out, with a warning."""
     try:
         return typing.get_type_hints(owner, include_extras=True)
