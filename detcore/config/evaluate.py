@@ -31,7 +31,7 @@ class _LoopExit(Exception):
 
 
 def parse(source: str, file: str) -> ast.Module:
-    """The syntax tree of a config; not to be changed, since files with the same text may share it.
+    """The syntax tree of a config; not to be changed, since the next reading may get the same one.
 
     Raises:
         ConfigFileError: It is no Python, or nested too deeply for the parser.
@@ -47,13 +47,13 @@ def parse(source: str, file: str) -> ast.Module:
 
 
 @lru_cache(maxsize=64)  # whoever reads many configs reads their common bases each time
-def _tree(source: str) -> ast.Module:
-    return ast.parse(source)
+def _tree(source: str, file: str) -> ast.Module:
+    return ast.parse(source, file)
 
 
 def _parse(source: str, file: str) -> ast.Module:
     try:
-        return _tree(source)
+        return _tree(source, file)
     except SyntaxError as error:
         raise ConfigFileError(file, error.lineno or 0, f"not valid Python: {error.msg}") from None
     except (RecursionError, MemoryError):
