@@ -1,10 +1,13 @@
 """The loops over the validation and the test data: predict, hand over to the metrics, compute the figures."""
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from detcore.engine.base_loop import BaseLoop
+from detcore.engine.rng import generators_kept
 
 
 class ValLoop(BaseLoop):
@@ -34,7 +37,7 @@ class ValLoop(BaseLoop):
         runner.log_processor.start(mode)
         runner.call_hook(f"before_{mode}")
         runner.call_hook(f"before_{mode}_epoch")
-        with runner.evaluating():
+        with evaluating(runner):
             for batch_idx, batch in enumerate(self.dataloader):
                 self.run_iter(batch_idx, batch)
             metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
@@ -60,6 +63,27 @@ class TestLoop(ValLoop):
 
     __test__ = False  # the name is the manual's; test runners must not collect it
     mode = "test"
+
+
+@contextlib.contextmanager
+def evaluating(runner: Any) -> Iterator[None]:
+    """Context of an evaluation: averaged weights, no gradients, the model's evaluation mode.
+
+    The training's random generators and the model's mode are left as they were found, so that evaluating more
+    or less often changes nothing else. Within itself it does nothing.
+    """
+    if runner.is_evaluating:
+        yield
+        return
+    was_training = runner.model.training
+    runner.is_evaluating = True
+    with generators_kept(), runner.averaged_weights(), torch.no_grad():
+        runner.model.eval()
+        try:
+            yield
+        finally:
+            runner.is_evaluating = False
+            runner.model.train(was_training)
 
 
 def predict_step(model: nn.Module, batch: Any) -> list[Any]:

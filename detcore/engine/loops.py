@@ -47,6 +47,7 @@ class TrainLoop(BaseLoop):
         self._max_epochs = 0
         self._max_iters = 0
         self.inner = 0  # batches of this pass that are done
+        self.in_step = False  # from before_train_iter to after_train_iter
         self._opened = -1  # the pass that begin_pass was called for
         self.epoch_length: int | None = None  # steps in a pass, where training counts passes
         self._milestones = [0, *(milestone for milestone, _ in dynamic_intervals or ())]
@@ -97,6 +98,7 @@ class TrainLoop(BaseLoop):
                 "where both run and run_epoch are replaced, call self.end_epoch() after each (schedules, "
                 "saving)"
             )
+        self.in_step = True
         runner.call_hook("before_train_iter", batch_idx=batch_idx, data_batch=batch)
         runner.rates = runner.learning_rates()  # those of this step; the step moves the schedules on
         report = train_step(runner.state, batch)
@@ -104,6 +106,7 @@ class TrainLoop(BaseLoop):
         if report.grad_norm is not None:
             runner.log_processor.record("train", {"grad_norm": report.grad_norm})
         runner.call_hook("after_train_iter", batch_idx=batch_idx, data_batch=batch, outputs=report.losses)
+        self.in_step = False
         self._iter += 1
         self.inner += 1
         runner.state.step = self._iter

@@ -3,7 +3,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,11 @@ from detcore.config import Config
 from detcore.engine import distributed
 from detcore.engine.checkpoint import CheckpointFolder, load_checkpoint, load_into_model, save_checkpoint
 from detcore.engine.environment import prepare_environment
-from detcore.engine.evaluation_loops import ValLoop
+from detcore.engine.evaluation_loops import ValLoop, evaluating
 from detcore.engine.hooks import Hook
 from detcore.engine.message_hub import MessageHub
 from detcore.engine.parts import RunParts
 from detcore.engine.records import JsonLines
-from detcore.engine.rng import generators_kept
 from detcore.engine.run_log import RunLog
 from detcore.engine.run_status import RunStatus
 from detcore.engine.signals import RunInterrupted, StopAsked, StopSignals
@@ -65,7 +64,7 @@ class Runner(RunStatus):
         self.last_validation = -1
         self._loaded_position = {"epoch": 0, "iter": 0}
         self._figures: dict[str, float] = {}
-        self._evaluating = False
+        self.is_evaluating = False
         self._signals = StopSignals()
         self._saved: tuple[int, int, str] | None = None
         self._folders: dict[Path, CheckpointFolder] = {}
@@ -122,26 +121,6 @@ class Runner(RunStatus):
         for policy in self.checkpoint_policies:
             policy.validation_done(self, metrics)
 
-    @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Context of an evaluation: averaged weights, no gradients, the model's evaluation mode.
-
-        The training's random generators and the model's mode are left as they were found, so that evaluating
-        more or less often changes nothing else. Within itself it does nothing.
-        """
-        if self._evaluating:
-            yield
-            return
-        was_training = self.model.training
-        self._evaluating = True
-        with generators_kept(), self.averaged_weights(), torch.no_grad():
-            self.model.eval()
-            try:
-                yield
-            finally:
-                self._evaluating = False
-                self.model.train(was_training)
-
     # --- those who look on ---
 
     def register_hook(self, hook: Hook, priority: str | int | None = None) -> None:
@@ -178,20 +157,25 @@ class Runner(RunStatus):
 
     def save_checkpoint(
         self,
-        name: str,
+        out_dir: str | Path,
+        filename: str,
         *,
-        folder: str | Path | None = None,
         save_optimizer: bool = True,
         save_param_scheduler: bool = True,
+        meta: Mapping[str, Any] | None = None,
         regular: bool = True,
     ) -> Path:
         """Save the run as it is; all processes must call this at the same step.
 
+        Within a step (a hook's ``after_train_iter``) the run is at no place that it could go on from, so only
+        the weights are saved then.
+
         Args:
-            name: File name.
-            folder: Where to, if not the work folder.
+            out_dir: Folder.
+            filename: Name of the file in it.
             save_optimizer: Whether the optimiser goes in; without it the file cannot be resumed from.
             save_param_scheduler: Whether the schedules go in, likewise.
+            meta: Plain data to add to what the file tells of itself (``meta``).
             regular: Whether it is noted as the last checkpoint (the best ones are not).
 
         Raises:
@@ -199,14 +183,17 @@ class Runner(RunStatus):
             CheckpointError: The file cannot be written; what was there before stays.
         """
         self.state.finite.raise_if_broken()
-        path = Path(folder or self.work_dir) / name
+        path = Path(out_dir) / filename
+        if self.train_loop.in_step:
+            save_optimizer = save_param_scheduler = regular = False
         content = take_snapshot(
             self, save_optimizer=save_optimizer, save_param_scheduler=save_param_scheduler
         )
+        content["meta"].update(meta or {})
         self.call_hook("before_save_checkpoint", checkpoint=content)
         if self.rank == 0:
             if regular:
-                self.checkpoints_of(path.parent).save(name, content)
+                self.checkpoints_of(path.parent).save(filename, content)
             else:
                 save_checkpoint(path, content)
             self.logger.info("Saved %s", path)
@@ -338,7 +325,7 @@ class Runner(RunStatus):
             if self._saved is not None and self._saved[:2] == (self.iter, self.epoch):
                 path = self._saved[2]
             else:
-                path = str(self.save_checkpoint(f"iter_{self.iter}.pth"))
+                path = str(self.save_checkpoint(self.work_dir, f"iter_{self.iter}.pth"))
             self.logger.warning(
                 "Ended by signal %d after step %d; saved %s (go on with --resume auto)",
                 asked.signum,
@@ -351,7 +338,7 @@ class Runner(RunStatus):
         """Run an evaluation loop; a user's own need neither know of `evaluating` nor return figures."""
         own = type(loop).run is not ValLoop.run
         self._figures = {}
-        with self.evaluating() if own else contextlib.nullcontext():
+        with evaluating(self) if own else contextlib.nullcontext():
             metrics = loop.run()
         return self._figures if metrics is None else metrics
 

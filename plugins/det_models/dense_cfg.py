@@ -1,7 +1,7 @@
 """The settings of dense heads: ``train_cfg`` and ``test_cfg``."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from det_models.assign import BaseAssigner
 from det_models.samplers import BaseSampler
@@ -9,8 +9,24 @@ from detcore.ops.nms import NmsCfg
 from detcore.registry import TASK_UTILS
 
 
+class DictLike:
+    """Settings that heads of users' own may read as the dict that they were: ``cfg.get('nms_pre', -1)``."""
+
+    __slots__ = ()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A setting, or ``default`` where there is none of that name."""
+        return getattr(self, name, default)
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError:
+            raise KeyError(name) from None
+
+
 @dataclass(kw_only=True, slots=True)
-class DenseTrainCfg:
+class DenseTrainCfg(DictLike):
     """How a dense head is trained (``train_cfg``).
 
     Attributes:
@@ -29,7 +45,7 @@ class DenseTrainCfg:
 
 
 @dataclass(kw_only=True, slots=True)
-class DenseTestCfg:
+class DenseTestCfg(DictLike):
     """How a dense head's predictions become boxes (``test_cfg``).
 
     Attributes:

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
+
+from detcore.cli.main import main
+from detcore.engine.checkpoint import load_checkpoint
 
 
 def run(cfg):
@@ -121,6 +125,49 @@ def test_a_run_of_their_parts_resumes_exactly(their_config, tmp_path):
         "classes": ["person", "bicycle", "car", "motorcycle"],
     }
     assert written(part, "reached.json")["sum"] == 8  # what was noted before the interruption is known
+
+
+@pytest.mark.parametrize("step", [4, 6])  # the last step of a pass, and one in the middle
+@pytest.mark.parametrize("loop", ["MyEpochLoop", "MyTrainLoop"])
+def test_loops_of_their_own_resume_within_a_pass(their_config, tmp_path, loop, step):
+    changes = {
+        "train_cfg": {"type": loop, "max_epochs": 2},
+        "default_hooks": {"checkpoint": {"type": "CheckpointHook", "interval": 1, "by_epoch": False}},
+    }
+    whole = run(their_config("whole", **changes))
+    (tmp_path / "part").mkdir()
+    shutil.copy(Path(whole.work_dir) / f"iter_{step}.pth", tmp_path / "part")
+    part = run(their_config("part", **changes, resume=True))
+    assert part.iter == whole.iter == 8
+    assert same(weights(part), weights(whole))
+
+
+def test_a_hook_saves_checkpoints_with_the_arguments_of_mmengine(their_config):
+    hooks = [{"type": "MySavingHook"}]
+    schedule = [{"type": "MultiStepLR", "milestones": [1], "by_epoch": True}]
+    whole = run(their_config("whole", custom_hooks=hooks, param_scheduler=schedule))
+    saved = Path(whole.work_dir) / "mine" / "pass_0.pth"
+    part = run(
+        their_config("part", custom_hooks=hooks, param_scheduler=schedule, resume=True, load_from=str(saved))
+    )
+    assert same(weights(part), weights(whole))
+
+    within = load_checkpoint(Path(whole.work_dir) / "mine.pth")
+    assert within["meta"]["loss"] > 0
+    assert set(within["state_dict"]) == set(weights(whole))
+    assert not {"optimizer", "param_schedulers"} & set(within)  # a step is no place to go on from
+    assert (Path(whole.work_dir) / "last_checkpoint").read_text().strip().endswith("epoch_2.pth")
+
+
+def test_the_command_line_runs_their_modules_with_the_users_trust(their_config, tmp_path):
+    path = tmp_path / "theirs.json"
+    their_config(train_cfg={"type": "EpochBasedTrainLoop", "max_epochs": 1}).dump(path)
+    refused = CliRunner().invoke(main, ["run", str(path)])
+    assert refused.exit_code == 2
+    assert "--trust-config" in refused.output
+    done = CliRunner().invoke(main, ["run", str(path), "--trust-config", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "run" / "epoch_1.pth").exists()
 
 
 def test_hooks_run_in_the_order_of_their_priorities(theirs, their_config):
@@ -284,8 +331,6 @@ def test_a_hook_thaws_a_frozen_backbone(their_config):
     model = {**cfg.model, "backbone": backbone, "neck": neck}
     hook = {"type": "UnfreezeBackboneEpochBasedHook", "unfreeze_epoch": 1}
     runner = run(their_config(model=model, custom_hooks=[hook]))
-    from detcore.engine.checkpoint import load_checkpoint
-
     first, second = (load_checkpoint(Path(runner.work_dir) / f"epoch_{n}.pth")["state_dict"] for n in (1, 2))
     for name in ("backbone.conv1.weight", "backbone.layer1.0.conv1.weight", "backbone.layer1.0.bn2.weight"):
         assert not torch.equal(first[name], second[name]), name

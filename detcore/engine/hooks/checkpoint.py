@@ -150,8 +150,8 @@ class CheckpointHook(Hook):
 
     def _write(self, runner: Any, name: str, *, regular: bool) -> None:
         runner.save_checkpoint(
+            self._folder(runner),
             name,
-            folder=self._folder(runner),
             save_optimizer=self.save_optimizer,
             save_param_scheduler=self.save_param_scheduler,
             regular=regular,

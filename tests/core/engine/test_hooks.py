@@ -289,7 +289,7 @@ def saving_runner(tmp_path, **where):
         logger=SimpleNamespace(info=lambda *args: None),
         folder=folder,
     )
-    runner.save_checkpoint = lambda name, **arguments: runner.saved.append(name)
+    runner.save_checkpoint = lambda folder, name, **arguments: runner.saved.append(name)
     runner.checkpoints_of = lambda path: folder
     for name, value in where.items():
         setattr(runner, name, value)

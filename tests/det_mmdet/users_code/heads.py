@@ -94,7 +94,10 @@ class MyWeightedRetinaHead(RetinaHead):
                         with_nms: bool = True) -> InstanceList:
         results = super().predict_by_feat(
             cls_scores, bbox_preds, score_factors, batch_img_metas, cfg, rescale, with_nms)
+        cfg = self.test_cfg if cfg is None else cfg
+        results = [result[:cfg.get('max_per_img', 100)] for result in results]
         for result in results:
+            assert len(result) <= cfg['max_per_img']
             result.from_my_head = result.scores > 0
         return results
 

@@ -194,6 +194,19 @@ class UnfreezeBackboneEpochBasedHook(Hook):
 
 
 @HOOKS.register_module()
+class MySavingHook(Hook):
+    """Saves checkpoints of its own, after a step and after a pass."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if self.every_n_train_iters(runner, 3):
+            runner.save_checkpoint(
+                runner.work_dir, 'mine.pth', save_optimizer=True, meta=dict(loss=outputs['loss'].item()))
+
+    def after_train_epoch(self, runner) -> None:
+        runner.save_checkpoint(osp.join(runner.work_dir, 'mine'), f'pass_{runner.epoch}.pth')
+
+
+@HOOKS.register_module()
 class MyReachingHook(Hook):
     """Asks a run for what hooks usually ask, and writes the answers."""
 
