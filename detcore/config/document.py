@@ -104,6 +104,17 @@ def config_dict(items: Mapping[Any, Any], origins: dict[Any, Origin]) -> ConfigD
     return made
 
 
+def fill_origins(value: Any, around: Origin) -> None:
+    """Give every key below a value an origin; one that has none was set by what set the dict around it."""
+    if isinstance(value, ConfigDict):
+        known = origins_of(value)
+        for key, item in value.items():
+            fill_origins(item, known.setdefault(key, around))
+    elif type(value) in (list, tuple):
+        for item in value:
+            fill_origins(item, around)
+
+
 def to_config(value: Any) -> Any:
     """Plain dicts in a value, also within lists and tuples, as ConfigDict; anything else as it is."""
     kind = type(value)

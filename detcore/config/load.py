@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from detcore.config.document import ConfigDict, config_dict, origins_of
+from detcore.config.document import ConfigDict, config_dict, fill_origins, origins_of
 from detcore.config.evaluate import Evaluator, base_assignment, parse
 from detcore.config.files import (
     Located,
@@ -208,7 +208,9 @@ class _Load:
                 items[key] = freeze(item, self.budget, keep_objects=self.trust)
             except (ConfigError, LimitError) as error:
                 raise ConfigFileError(*lines.get(key, (shown, 0)), f"{key}: {error}") from None
-        return config_dict(items, dict(lines))
+        frozen = config_dict(items, dict(lines))
+        fill_origins(frozen, (shown, 0))
+        return frozen
 
     def _module(self, node: ast.ImportFrom, place: _Place) -> Names:
         """The config that an import within ``with read_base()`` names."""

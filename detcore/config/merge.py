@@ -191,6 +191,9 @@ def set_scope(config: Any, scope: str) -> None:
         if "type" in config:
             if config.get("_scope_") is None:
                 config["_scope_"] = scope
+                known = origins_of(config)
+                if "type" in known:
+                    known["_scope_"] = known["type"]
             return
         for value in config.values():
             set_scope(value, scope)

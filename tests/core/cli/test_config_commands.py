@@ -65,6 +65,36 @@ def test_overrides_say_that_they_are_overrides(folder):
     assert found["new.key"] == (1, "--cfg-options", None)
 
 
+@pytest.mark.parametrize("text", [
+    "import math\nd = dict(x=int(math.sqrt(4)), y=dict(z=1))",
+    "\nd = dict([('x', 2), ('y', dict([('z', 1)]))])",
+    "\nd = {}\nd.setdefault('x', 2)\nd.setdefault('y', {'z': 1})",
+])
+def test_values_whose_own_line_is_unknown_name_that_of_what_holds_them(folder, text):
+    """Not that of a file or an override that set something beside them later."""
+    Path("bases/odd.py").write_text(text)
+    Path("odd.py").write_text("_base_ = 'bases/odd.py'\nd = dict(new=1)")
+    found = origins("odd.py", "--trust-config", "--cfg-options", "d.y.other=3")
+    assert found["d.x"][1] == found["d.y.z"][1] == "bases/odd.py"
+    assert found["d.new"] == (1, "odd.py", 2)
+    assert found["d.y.other"] == (3, "--cfg-options", None)
+
+
+def test_the_scope_of_another_packages_base_comes_from_that_base(folder):
+    site = folder / "site/strangers/.mim/configs"
+    site.mkdir(parents=True)
+    (folder / "site/strangers/__init__.py").write_text("")
+    (site / "a.py").write_text("model = dict(depth=1,\n    type='Net')")
+    Path("own.py").write_text("_base_ = 'strangers::a.py'\nmodel = dict(depth=2)")
+    sys.path.insert(0, str(folder / "site"))
+    try:
+        found = origins("own.py")
+    finally:
+        sys.path.remove(str(folder / "site"))
+    assert found["model._scope_"] == ("strangers", "strangers::a.py", 2)
+    assert found["model.depth"] == (2, "own.py", 2)
+
+
 def test_a_key_narrows_to_what_is_below_it(folder):
     assert list(origins("config.py", "--key", "model.depth")) == ["model.depth"]
     assert list(origins("config.py", "--key", "pipeline.-1", "--key", "root")) == [
