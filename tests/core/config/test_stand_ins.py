@@ -15,7 +15,7 @@ def site(tmp_path, monkeypatch):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: det-mine\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[detcore.configs]\nmine = detcore\n[detcore.plugins]\nmine = det_mine.plugin\nother = det_mine.plugin\n"
+        "[detcore.configs]\nmine = detcore\n[detcore.plugins]\nmine = det_mine.plugin\nother = det_mine.x\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
