@@ -157,7 +157,7 @@ def _dry_run(cfg: Config, *, trust: bool) -> int:
 
 def _test(cfg: Config, out: str | None, *, trust: bool) -> int:
     _check(cfg, ("test",), trust=trust)
-    runner = Runner.from_cfg(cfg, trust=trust)
+    runner = Runner.from_cfg(cfg, trust=trust, modes=("test",))
     if out is not None:
         runner.register_hook(PredictionFileHook(out))
     metrics = runner.test()

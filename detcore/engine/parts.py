@@ -1,6 +1,6 @@
 """Builds the parts of a run from its config."""
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +35,30 @@ class RunParts:
     Args:
         cfg: The whole config.
         trust: Whether modules that the config names may be imported.
+        modes: As of :class:`~detcore.engine.runner.Runner`.
 
     Raises:
         ConfigError: If anything cannot be built; all problems in one message.
     """
 
-    def __init__(self, cfg: Config | Mapping[str, Any], *, trust: bool = False) -> None:
+    def __init__(
+        self, cfg: Config | Mapping[str, Any], *, trust: bool = False, modes: Sequence[str] | None = None
+    ) -> None:
         self.cfg = cfg if isinstance(cfg, Config) else Config(dict(cfg))
         self.name = Path(self.cfg.filename).stem if self.cfg.filename else "run"
         self.work_dir = Path(self.cfg.get("work_dir") or Path("work_dirs") / self.name)
         self.scope: str | None = self.cfg.get("default_scope")
         import_named_modules(self.cfg, trust=trust)
-        self._check()
+        self._check(modes)
         check_runner_type(self.cfg)
         self._ddp = ddp_settings(self.cfg)
         self.config_text = self.cfg.pretty_text
         self._observers = plugins.observers()
 
-    def _check(self) -> None:
+    def _check(self, modes: Sequence[str] | None) -> None:
         # Building the parts tells about channels and files itself, of the parts that this run will need.
         options = CheckOptions(files=False, networks=False, processes=launched_processes(self.cfg))
-        problems = check_config(self.cfg, options=options)
+        problems = check_config(self.cfg, modes, options)
         errors = errors_among(problems)
         if errors:
             raise InvalidConfigError(errors)

@@ -37,13 +37,17 @@ class Runner(RunStatus):
     Args:
         cfg: The whole config.
         trust: Whether modules that the config names (``custom_imports``, ``plugins``) may be imported.
+        modes: What it is for, of ``train``, ``val``, ``test``; only what these need must be right. By default
+            all that the config has a dataloader for.
 
     Raises:
         ConfigError: If anything in the config cannot be built; all problems in one message.
     """
 
-    def __init__(self, cfg: Config | Mapping[str, Any], *, trust: bool = False) -> None:
-        self.parts = RunParts(cfg, trust=trust)
+    def __init__(
+        self, cfg: Config | Mapping[str, Any], *, trust: bool = False, modes: Sequence[str] | None = None
+    ) -> None:
+        self.parts = RunParts(cfg, trust=trust, modes=modes)
         self.cfg = self.parts.cfg
         self.work_dir = str(self.parts.work_dir)
         self.logger = logging.getLogger("detcore.run")
@@ -70,9 +74,11 @@ class Runner(RunStatus):
         self._folders: dict[Path, CheckpointFolder] = {}
 
     @classmethod
-    def from_cfg(cls, cfg: Config | Mapping[str, Any], *, trust: bool = False) -> "Runner":
+    def from_cfg(
+        cls, cfg: Config | Mapping[str, Any], *, trust: bool = False, modes: Sequence[str] | None = None
+    ) -> "Runner":
         """Make a runner from a config; the same as the constructor, under the manual's name."""
-        return cls(cfg, trust=trust)
+        return cls(cfg, trust=trust, modes=modes)
 
     def train(self) -> torch.nn.Module:
         """Train to the end (or on from a checkpoint, where ``resume`` says so) and return the model.

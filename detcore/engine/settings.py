@@ -84,6 +84,23 @@ class CompileCfg(TypedDict, total=False):
     disable: bool
 
 
+class ModelWrapperCfg(TypedDict, total=False):
+    """``model_wrapper_cfg``; :mod:`detcore.engine.model_wrapper` says which of these may be set."""
+
+    type: Any
+    find_unused_parameters: bool
+    broadcast_buffers: bool
+    static_graph: bool
+    bucket_cap_mb: int
+    detect_anomalous_params: bool
+    device_ids: Any
+    output_device: Any
+    process_group: Any
+    dim: Any
+    check_reduction: Any
+    gradient_as_bucket_view: Any
+
+
 class Settings(TypedDict, total=False):
     """What a run's config may say at its top level; other keys are free variables of the config.
 
@@ -124,7 +141,7 @@ class Settings(TypedDict, total=False):
     compile: CompileCfg | bool | None
     channels_last: bool
     amp: Any
-    model_wrapper_cfg: Any
+    model_wrapper_cfg: ModelWrapperCfg | None
     find_unused_parameters: bool
     broadcast_buffers: bool
     static_graph: bool

@@ -12,7 +12,7 @@ from typing import Any
 from detcore.registry import lookup
 from detcore.registry.core import REGISTRIES, Registry
 from detcore.registry.lookup import Candidate, NameNotFoundError
-from detcore.registry.planning import Planner, Problem, joined
+from detcore.registry.planning import Planner, Problem, joined, not_given_first
 from detcore.registry.scopes import Absence
 from detcore.registry.signatures import parameters_of
 from detcore.registry.spelling import ranked, slip
@@ -122,7 +122,7 @@ class Examination:
         for each, inner in value.items():
             if not isinstance(each, str) or each in known or each in ("type", "_scope_"):
                 continue
-            meant = slip(each, [word for word in known if word not in value])
+            meant = slip(each, not_given_first(known, value))
             if meant is None and "type" not in value and isinstance(inner, str) and slip(each, ["type"]):
                 is_name = self.everywhere(inner, None) or inner in self.words(f"{key}.type")
                 meant = "type" if is_name else None

@@ -196,12 +196,9 @@ def _absence(registry: Registry, name: str, scopes: list[str]) -> Absence | None
     """What a scope says of a name that is not there: one that was searched, or for a plain name any other."""
     bare = name.rpartition(".")[2]
     others = [] if "." in name else [scope for scope in source().scopes() if scope not in scopes]
-    for scope in (*scopes, *others):
-        table = source().try_table(scope)
-        absence = None if table is None else table.absence(registry.name, bare)
-        if absence is not None:
-            return absence
-    return None
+    tables = [table for table in map(source().try_table, (*scopes, *others)) if table is not None]
+    known = [absence for table in tables if (absence := table.absence(registry.name, bare)) is not None]
+    return next((absence for absence in known if absence.takes is not None), known[0] if known else None)
 
 
 def _not_found(registry: Registry, name: str, scopes: list[str]) -> NameNotFoundError:

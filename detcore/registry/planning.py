@@ -375,7 +375,7 @@ def _unknown_keys(known: Parameters, given: dict[str, Any], path: str, *, is_ope
     for name in given:
         if name in known.slots:
             continue
-        meant = slip(str(name), [each for each in known.slots if each not in given]) if is_open else None
+        meant = slip(str(name), not_given_first(known.slots, given)) if is_open else None
         if meant is not None:
             yield Problem(joined(path, name), "this key is not known here", f"did you mean {meant!r}?")
         elif not is_open:
@@ -385,8 +385,13 @@ def _unknown_keys(known: Parameters, given: dict[str, Any], path: str, *, is_ope
 
 def _closest(name: str, known: list[str], given: dict[str, Any]) -> str:
     """What a name was meant to be: rather an argument that is not given yet; `type` is one everywhere."""
-    close = _meant(name, [*(each for each in known if each not in given), "type", "_scope_", *known])
+    close = _meant(name, [*not_given_first([*known, "type"], given), "_scope_"])
     return close or (f"it takes {', '.join(sorted(known))}" if known else "it takes no arguments")
+
+
+def not_given_first(known: Iterable[str], given: Collection[Any]) -> list[str]:
+    """Names in the order in which a misspelt one probably means them."""
+    return sorted(known, key=lambda name: name in given)
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

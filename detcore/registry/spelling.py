@@ -46,8 +46,14 @@ def ranked(word: str, names: Iterable[str]) -> list[tuple[float, str]]:
     """
     limit = max(1.0, min(5.0, len(word) / 3))
     others = (name for name in dict.fromkeys(names) if {*word.lower()} & {*name.lower()})
-    near = [(distance(word[:80], name, limit), name) for name in others]
+    near = [(min(distance(word[:80], name, limit), _beginning(word, name)), name) for name in others]
     return sorted((each for each in near if each[0] <= limit), key=lambda each: each[0])
+
+
+def _beginning(word: str, name: str) -> float:
+    """The beginning of a longer name is a way to misremember it."""
+    short, long = sorted((word.lower(), name.lower()), key=len)
+    return 2.0 if len(short) > 3 and long.startswith(short) and len(long) > len(short) + 1 else FAR
 
 
 def slip(word: str, names: Iterable[str]) -> str | None:

@@ -59,5 +59,5 @@ class DenseTestCfg(DictLike):
     nms_pre: int = -1
     min_bbox_size: float = -1
     score_thr: float = 0.0
-    nms: NmsCfg = field(default_factory=lambda: {"type": "nms", "iou_threshold": 0.5})
+    nms: NmsCfg = field(default_factory=lambda: NmsCfg(type="nms", iou_threshold=0.5))
     max_per_img: int = -1

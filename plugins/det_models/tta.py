@@ -94,12 +94,12 @@ class TTACfg:
         max_per_img: Boxes to keep of an image.
     """
 
-    nms: TTANmsCfg = field(default_factory=lambda: {"type": "nms", "iou_threshold": 0.5})
+    nms: TTANmsCfg = field(default_factory=lambda: TTANmsCfg(type="nms", iou_threshold=0.5))
     max_per_img: int = 100
 
     def __post_init__(self) -> None:
         # The manual's example writes max_per_img among the arguments of nms.
-        self.nms = dict(self.nms)
+        self.nms = self.nms.copy()
         self.max_per_img = self.nms.pop("max_per_img", self.max_per_img)
         if self.max_per_img < 1:
             raise ValueError(f"max_per_img must be at least 1, got {self.max_per_img}")

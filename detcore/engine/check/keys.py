@@ -6,7 +6,7 @@ from detcore.data.loader_config import KNOWN as LOADER_KEYS
 from detcore.engine.check.places import origin
 from detcore.engine.check.reading import dicts, table
 from detcore.engine.settings import KNOWN_KEYS, RunConfig
-from detcore.registry.planning import Problem
+from detcore.registry.planning import Problem, not_given_first
 from detcore.registry.spelling import ranked, slip
 
 # Names that configs give to their own variables.
@@ -133,7 +133,7 @@ def _check_loader(loader: Mapping[str, Any], path: str) -> Iterator[Problem]:
     hinted: set[str] = set()
     for key in map(str, loader):
         if key not in LOADER_KEYS:
-            close = ranked(key, [each for each in LOADER_KEYS if each not in loader])
+            close = ranked(key, not_given_first(LOADER_KEYS, loader))
             hinted.update(name for _, name in close[:1])
             hint = f"did you mean {close[0][1]!r}?" if close else f"it has {', '.join(LOADER_KEYS)}"
             yield Problem(f"{path}.{key}", "a dataloader has no such key", hint)

@@ -28,7 +28,7 @@ from detcore.registry import (
     VISUALIZERS,
     Registry,
 )
-from detcore.registry.planning import Planner, Problem, copied, joined
+from detcore.registry.planning import Planner, Problem, copied, joined, not_given_first
 from detcore.registry.signatures import Slot, slot_of
 from detcore.registry.spelling import slip
 
@@ -66,7 +66,7 @@ def check_parts(
         scope: The default scope.
         words: Parts of parameters' names that ``custom_keys`` are known to hold.
     """
-    for part in _parts(cfg, modes):
+    for part in _parts(cfg, modes, scope):
         planner.part(
             part.registry, copied(dict(part.cfg)), part.path, scope,
             supplied=part.supplied, complete=part.complete, allow=part.allow,
@@ -84,14 +84,14 @@ def _settings() -> dict[str, Slot]:
 
 def _check_hook_names(planner: Planner, hooks: Mapping[str, Any]) -> None:
     for name in hooks:
-        meant = slip(str(name), [each for each in HOOK_TYPES if each not in hooks])
+        meant = slip(str(name), not_given_first(HOOK_TYPES, hooks))
         if name not in HOOK_TYPES and meant is not None:
             text = f"there is no default hook {name!r}"
             planner.note(Problem(f"default_hooks.{name}", text, f"did you mean {meant!r}?"))
 
 
 def _check_custom_keys(planner: Planner, cfg: RunConfig, words: Sequence[str]) -> None:
-    """Keys of ``custom_keys`` are parts of parameters' names, which often begin as the model's arguments do."""
+    """Keys of ``custom_keys`` are parts of parameters' names, which begin as the model's arguments do."""
     keys = table(table(table(cfg.get("optim_wrapper")).get("paramwise_cfg")).get("custom_keys"))
     known = [*map(str, table(cfg.get("model"))), *words]
     for key in map(str, keys):
@@ -103,7 +103,7 @@ def _check_custom_keys(planner: Planner, cfg: RunConfig, words: Sequence[str]) -
             planner.note(Problem(path, text, f"did you mean {meant!r}?", severity="warning"))
 
 
-def _parts(cfg: RunConfig, modes: Sequence[str]) -> Iterator[Part]:
+def _parts(cfg: RunConfig, modes: Sequence[str], scope: str | None) -> Iterator[Part]:
     if isinstance(cfg.get("model"), Mapping):
         yield Part(MODELS, cfg["model"], "model")
     if "train" in modes:
@@ -118,7 +118,8 @@ def _parts(cfg: RunConfig, modes: Sequence[str]) -> Iterator[Part]:
         yield from _loader_parts(table(cfg.get(f"{mode}_dataloader")), f"{mode}_dataloader")
     yield from _hook_parts(cfg)
     if isinstance(cfg.get("visualizer"), Mapping):
-        yield Part(VISUALIZERS, visualizer_config(cfg, ""), "visualizer")
+        whole = visualizer_config({"visualizer": cfg["visualizer"], "default_scope": scope}, "")
+        yield Part(VISUALIZERS, whole, "visualizer")
     if isinstance(cfg.get("log_processor"), Mapping):
         yield Part(LOG_PROCESSORS, {"type": "LogProcessor", **cfg["log_processor"]}, "log_processor")
 

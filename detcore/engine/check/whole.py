@@ -91,11 +91,11 @@ def launched_processes(cfg: RunConfig) -> int:
 def _scope(cfg: RunConfig) -> tuple[str | None, list[Problem]]:
     """The default scope, and what is wrong with it; nothing is looked up in one that is wrong."""
     scope: Any = cfg.get("default_scope")
+    known = ", ".join(plugins.host().scopes())
+    if scope is not None and not isinstance(scope, str):
+        return None, [Problem("default_scope", f"must be a name, got {scope!r}", f"there are {known}")]
     if scope is None or scope in plugins.host().scopes():
         return scope, []
-    known = ", ".join(plugins.host().scopes())
-    if not isinstance(scope, str):
-        return None, [Problem("default_scope", f"must be a name, got {scope!r}", f"there are {known}")]
     text = f"no plugin serves the scope {scope!r}: {plugins.host().describe(scope)}"
     return None, [Problem("default_scope", text, f"there are {known}")]
 
