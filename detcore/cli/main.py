@@ -11,7 +11,7 @@ from detcore.errors import DetcoreError
 # Name -> module that defines a click command `command`, and its line of help, which must not need the module.
 COMMANDS = {
     "check": ("detcore.cli.check", "Say what is wrong with a config."),
-    "config": ("detcore.cli.config", "Show configs."),
+    "config": ("detcore.cli.config", "Show and compare configs, describe them to editors."),
     "data": ("detcore.cli.data", "Make and inspect data sets."),
     "download": ("detcore.cli.download", "Fetch published weights."),
     "plugins": ("detcore.cli.plugins", "List plugins, examine broken ones, write new ones."),

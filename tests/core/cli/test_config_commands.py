@@ -368,3 +368,18 @@ def test_colours_are_for_terminals(folder, monkeypatch):
     assert "\x1b[32m+ x = 1" in run("diff", "config.py", "b.py", color=True).stdout
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in run("diff", "config.py", "b.py", color=True).stdout
+
+
+# ---- the page about these commands
+
+
+def test_the_page_shows_what_the_commands_print(root, folder):
+    page = (root / "docs/config-commands.md").read_text()
+    Path("pets.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    shown = [block.split("```")[0] for block in page.split("```console\n")[1:]]
+    assert len(shown) >= 5
+    for block in shown:
+        command, _, output = block.partition("\n")
+        arguments = command.removeprefix("$ detcore config ").split()
+        if arguments[0] != "schema":  # takes seconds, has tests of its own
+            assert run(*arguments).output == output, command
