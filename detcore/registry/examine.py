@@ -58,7 +58,9 @@ class Examination:
             return self._pending(error.name, path)
         best = self._by_fit([(registry, each) for each in error.candidates], given)
         hint = lookup.joined_hints(lookup.did_you_mean([each for _, each in best]), error.hints)
-        return Problem(path, error.message, hint, error)
+        # Where a name is close, the scopes that were searched are of no interest.
+        message = error.message.partition("; searched: ")[0] if best else error.message
+        return Problem(path, message, hint, error)
 
     def words(self, key: str) -> list[str]:
         """What plugins tell of a place; see :meth:`ComponentTable.words`."""
