@@ -70,7 +70,7 @@ def _check_effect(cfg: RunConfig, name: str) -> Iterator[Problem]:
         yield Problem(
             name,
             f"has no effect: {stale[0]}{more} was set at {where}, before this, and keeps its value",
-            f"set {stale[0]}={name if len(repr(value)) > 40 else repr(value)} too",
+            f"set {stale[0]}={name} too",
             severity="warning",
         )
 
