@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
 import torch
-import torchvision
 from torch import Tensor
 
 from detcore.ops.soft_nms import soft_nms
@@ -212,6 +211,9 @@ def _kept(
 def _suppress(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     if boxes.dtype not in (torch.float32, torch.float64):
         boxes = boxes.float()
+    # Here, not above: it takes as long to import as torch, and a check of a config needs none of it.
+    import torchvision
+
     return torchvision.ops.nms(boxes, scores.to(boxes.dtype), iou_threshold)
 
 

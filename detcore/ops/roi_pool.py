@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 
@@ -33,6 +32,8 @@ def roi_align(
     _check(input, rois)
     features = input if input.dtype == torch.float64 else input.float()
     regions = rois.to(features.dtype)
+    import torchvision  # see nms.py
+
     pooled = torchvision.ops.roi_align(
         features, regions, _pair(output_size), spatial_scale, sampling_ratio, aligned
     )
@@ -49,6 +50,8 @@ def roi_pool(
     _check(input, rois)
     features = input if input.dtype == torch.float64 else input.float()
     regions = rois.to(features.dtype)
+    import torchvision  # see nms.py
+
     return torchvision.ops.roi_pool(features, regions, _pair(output_size), spatial_scale).to(input.dtype)
 
 

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from detcore.structures.mask.base import (
     INTERPOLATIONS,
@@ -140,6 +139,8 @@ class BitmapMasks(BaseInstanceMasks):
         positions = torch.from_numpy(as_positions(inds, len(self)))
         masks = torch.from_numpy(self.masks).to(device).index_select(0, positions.to(device)).float()
         batch = torch.arange(len(boxes), device=device, dtype=torch.float32)[:, None]
+        from torchvision.ops import roi_align  # takes as long to import as torch
+
         sampled = roi_align(masks[:, None], torch.cat([batch, boxes], 1), out_shape, 1.0, 0, True)[:, 0]
         result = (sampled >= 0.5).to(torch.uint8) if binarize else sampled
         return type(self)(result.cpu().numpy(), *out_shape)

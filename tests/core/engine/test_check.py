@@ -399,7 +399,7 @@ def test_a_check_takes_little_longer_than_importing_what_it_stands_on(tmp_path):
         after = os.times()
         return after.children_user + after.children_system - before.children_user - before.children_system
 
-    stands_on = "import torch, torchvision, cv2"
+    stands_on = "import torch, cv2"
     seconds("-c", stands_on)  # the first reads the files
     assert seconds("-m", "detcore", "check", BASE) < seconds("-c", stands_on) + 2
 
