@@ -88,9 +88,10 @@ def eval_recalls(
             covered[row] += (_pairs(overlaps[:, :number])[:, None] >= thresholds).sum(axis=0)
     total = sum(len(objects) for objects in gts)
     recalls = covered / total if total else np.full_like(covered, np.nan)
-    for number, row in zip(numbers, recalls, strict=True) if logger is not None else ():
-        shown = ", ".join(f"{value:.3f} at {iou:g}" for value, iou in zip(row, thresholds, strict=True))
-        logger.info("recall of %d proposals: %s", number, shown)
+    if logger is not None:
+        for number, row in zip(numbers, recalls, strict=True):
+            shown = ", ".join(f"{value:.3f} at {iou:g}" for value, iou in zip(row, thresholds, strict=True))
+            logger.info("recall of %d proposals: %s", number, shown)
     return recalls
 
 

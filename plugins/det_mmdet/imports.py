@@ -22,7 +22,7 @@ mmdet.registry -> detcore.registry
     TASK_UTILS TRANSFORMS VISBACKENDS VISUALIZERS WEIGHT_INITIALIZERS
 mmengine.registry -> detcore.registry
     DATASETS DATA_SAMPLERS EVALUATOR=EVALUATORS HOOKS INFERENCERS LOG_PROCESSORS LOOPS METRICS
-    MODELS OPTIMIZERS OPTIM_WRAPPERS OPTIM_WRAPPER_CONSTRUCTORS PARAM_SCHEDULERS RUNNERS Registry
+    MODELS OPTIMIZERS OPTIM_WRAPPERS OPTIM_WRAPPER_CONSTRUCTORS PARAM_SCHEDULERS RUNNERS
     TASK_UTILS TRANSFORMS VISBACKENDS VISUALIZERS WEIGHT_INITIALIZERS
 mmcv.transforms -> detcore.registry
     TRANSFORMS
@@ -49,7 +49,7 @@ mmengine.model -> det_mmdet.helpers
 mmengine.model -> torch.nn.parallel
     MMDistributedDataParallel=DistributedDataParallel
 mmcv.cnn -> detcore.nn
-    build_activation_layer build_conv_layer build_norm_layer build_padding_layer
+    DepthwiseSeparableConvModule build_activation_layer build_conv_layer build_norm_layer build_padding_layer
     build_upsample_layer is_norm
 mmcv.cnn.bricks -> detcore.nn
     DropPath
@@ -72,13 +72,11 @@ mmdet.models.layers -> det_backbones.residual
 mmdet.models.losses -> det_models.losses.reduce
     reduce_loss weight_reduce_loss weighted_loss
 mmdet.models.losses -> det_models.losses.cross_entropy
-    binary_cross_entropy cross_entropy mask_cross_entropy
-mmdet.models.losses -> det_models.losses.iou
-    bounded_iou_loss iou_loss
+    binary_cross_entropy cross_entropy
 mmdet.models.task_modules.assigners -> det_models.assign
     AssignResult BaseAssigner
 mmdet.models.task_modules.samplers -> det_models.samplers
-    BaseSampler SamplingResult
+    SamplingResult
 mmdet.models.task_modules.coders -> det_models.coders
     BaseBBoxCoder
 mmdet.models.utils -> det_mmdet.helpers
@@ -127,7 +125,7 @@ mmengine.runner -> detcore.engine.runner
     Runner
 mmengine.runner -> detcore.engine.base_loop
     BaseLoop
-mmengine.runner -> detcore.engine.checkpoint
+mmengine.runner -> det_mmdet.checkpoints
     load_checkpoint save_checkpoint
 mmengine.runner -> detcore.engine.hooks.order
     get_priority=priority_value
@@ -146,12 +144,10 @@ mmengine.optim.scheduler.momentum_scheduler -> detcore.engine.schedules.base
 mmengine.logging -> det_mmdet.logs
     MMLogger print_log
 mmengine.logging -> detcore.engine.message_hub
-    MessageHub HistoryBuffer=ScalarHistory
+    MessageHub
 mmengine.dist -> det_mmdet.dist
     all_reduce barrier broadcast get_dist_info get_rank get_world_size is_distributed
     is_main_process master_only sync_random_seed
-mmdet.utils -> det_mmdet.dist
-    sync_random_seed
 
 Drawing
 mmengine.visualization -> det_mmdet.backends
@@ -163,7 +159,7 @@ mmdet.visualization -> detcore.visualization
 
 Use
 mmdet.apis -> detcore.apis
-    inference_detector init_detector
+    DetInferencer inference_detector init_detector
 
 Files, pictures, small functions
 mmengine.fileio -> det_mmdet.files
@@ -188,30 +184,32 @@ MODULES = {
 
 # Names that have no successor, because what they did is done otherwise.
 GONE = {
+    "autocast_box_type": "boxes are plain tensors; drop the decorator",
     "AvoidCUDAOOM": "use smaller batches or gradient accumulation; nothing retries on the CPU",
     "AvoidOOM": "use smaller batches or gradient accumulation; nothing retries on the CPU",
+    "BaseBoxes": "boxes are plain tensors (N, 4), xyxy",
     "BaseDataPreprocessor": "derive from torch.nn.Module; forward(data, training) gives the network's input",
     "BaseModel": "derive from torch.nn.Module: data_preprocessor, forward(inputs, data_samples, mode)",
-    "COLLATE_FUNCTIONS": "collate_fn of a dataloader takes the name of a function or the function",
+    "build_from_cfg": "write REGISTRY.build(cfg)",
     "CheckpointLoader": "detcore.weights.load_state reads weights; plugins add address schemes by a hook",
+    "COLLATE_FUNCTIONS": "collate_fn of a dataloader takes the name of a function or the function",
+    "collect_results": "metrics collect by themselves; see detcore.evaluation.Metric",
+    "compat_cfg": "configs of 3.x need no change",
     "DefaultScope": "the scope belongs to a build: MODELS.build(cfg, default_scope='mmdet')",
     "DictAction": "detcore.config.parse_cfg_options reads a list of key=value",
     "FileClient": "files are local; read them with pathlib",
-    "ImgDataPreprocessor": "use DetDataPreprocessor",
-    "MODEL_WRAPPERS": "the runner wraps the model itself (DDP)",
-    "ManagerMixin": "nothing is found by a global name; keep a reference",
-    "RUNNER_CONSTRUCTORS": "detcore.engine.runner.Runner is the only runner",
-    "build_from_cfg": "write REGISTRY.build(cfg)",
-    "collect_results": "metrics collect by themselves; see detcore.evaluation.Metric",
-    "compat_cfg": "configs of 3.x need no change",
     "force_full_init": "full_init() is called on first use; drop the decorator",
     "get_box_tensor": "boxes are plain tensors; drop the call",
-    "autocast_box_type": "boxes are plain tensors; drop the decorator",
-    "BaseBoxes": "boxes are plain tensors (N, 4), xyxy",
+    "HistoryBuffer": "MessageHub.get_scalar(name) gives the values of a figure",
     "HorizontalBoxes": "boxes are plain tensors (N, 4), xyxy",
+    "ImgDataPreprocessor": "use DetDataPreprocessor",
     "init_default_scope": "the scope belongs to a build: MODELS.build(cfg, default_scope='mmdet')",
+    "ManagerMixin": "nothing is found by a global name; keep a reference",
+    "MODEL_WRAPPERS": "the runner wraps the model itself (DDP)",
     "register_all_modules": "nothing needs to be registered first; drop the call",
+    "Registry": "register in the registries of detcore.registry",
     "replace_cfg_vals": "Config.fromfile replaces ${key} by itself",
+    "RUNNER_CONSTRUCTORS": "detcore.engine.runner.Runner is the only runner",
     "setup_cache_size_limit_of_dynamo": "compile=True in the config does what is needed",
     "setup_multi_processes": "env_cfg in the config does that",
     "update_data_root": "write data_root='{{$MMDET_DATASETS:data/}}' in the config",

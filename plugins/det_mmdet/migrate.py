@@ -58,24 +58,31 @@ def migrate_file(path: Path) -> tuple[str, Migration]:
     except (OSError, UnicodeDecodeError, SyntaxError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     try:
-        return text, migrate_text(text, home=_home(path))
+        return text, migrate_text(text, path)
     except (SyntaxError, ValueError) as error:  # ValueError: a null byte
         line = getattr(error, "lineno", None) or 1
         raise DataError(f"{path}:{line}: is not valid Python: {getattr(error, 'msg', error)}") from error
 
 
 def write_file(path: Path, text: str) -> None:
-    """Replace a file's text, in the encoding that the file declares."""
-    path.write_bytes(text.encode(_encoding(path)))
+    """Replace a file's text, in the encoding that the file declares.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    try:
+        path.write_bytes(text.encode(_encoding(path)))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def migrate_text(text: str, home: str = "") -> Migration:
+def migrate_text(text: str, path: Path | None = None) -> Migration:
     """Rewrite the import statements of one module.
 
     Args:
         text: The module.
-        home: The package of MMDetection that the module was put into (``mmdet.models.losses``), which its
-            relative imports start from; empty where it is a package of the user's own.
+        path: Its file. Where that lies in MMDetection's tree (``mmdet/models/losses``), relative imports of
+            what is not there are MMDetection's.
 
     Raises:
         SyntaxError: It is no Python.
@@ -88,7 +95,7 @@ def migrate_text(text: str, home: str = "") -> Migration:
     statements = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     # From the end, so that the places of those before stay valid.
     for node in sorted(statements, key=lambda each: (each.lineno, each.col_offset), reverse=True):
-        new = list(_rewritten(node, home, tree, done.remarks))
+        new = list(_rewritten(node, path, tree, done.remarks))
         if new:
             _replace(lines, node, new)
     done.text = "".join(lines)
@@ -107,14 +114,14 @@ def _is_config(tree: ast.Module) -> bool:
 
 
 def _rewritten(
-    node: ast.Import | ast.ImportFrom, home: str, tree: ast.Module, remarks: list[Remark]
+    node: ast.Import | ast.ImportFrom, path: Path | None, tree: ast.Module, remarks: list[Remark]
 ) -> Iterator[str]:
     """The statements that take a statement's place; none where it stays as it is."""
     if isinstance(node, ast.Import):
         start, found = "import", list(_modules(node, tree, remarks))
     else:
         start = f"from {'.' * node.level}{node.module or ''} import"
-        found = list(_names(node, home, remarks))
+        found = list(_names(node, path, remarks))
     if not any(moved for moved, _ in found):
         return
     groups: dict[str, list[str]] = {}
@@ -128,9 +135,9 @@ def _rewritten(
         yield f"{start} {', '.join(kept)}"
 
 
-def _names(node: ast.ImportFrom, home: str, remarks: list[Remark]) -> Iterator[tuple[str, str]]:
+def _names(node: ast.ImportFrom, path: Path | None, remarks: list[Remark]) -> Iterator[tuple[str, str]]:
     """For each name of ``from x import a, b``: ``module:name`` of its new place or "", and its old text."""
-    module = _absolute(node, home)
+    module = _absolute(node, path)
     for alias in node.names:
         written = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
         if module.partition(".")[0] not in OLD:
@@ -198,15 +205,22 @@ def _offered(module: str) -> set[str]:
     return names
 
 
-def _absolute(node: ast.ImportFrom, home: str) -> str:
-    """The module that is imported from; relative ones of a module that lives in MMDetection's tree, too."""
+def _absolute(node: ast.ImportFrom, path: Path | None) -> str:
+    """The module that is imported from; empty for relative imports that are not MMDetection's."""
     if not node.level:
         return node.module or ""
-    parts = home.split(".") if home else []
-    if len(parts) < node.level:
+    if path is None:
         return ""
-    parent = parts[: len(parts) - node.level + 1]
-    return ".".join([*parent, node.module] if node.module else parent)
+    inner = (node.module or "").split(".") if node.module else []
+    folder = path.resolve().parents[node.level - 1]
+    target = folder.joinpath(*inner)
+    if target.with_suffix(".py").exists() or (target / "__init__.py").exists():
+        return ""
+    parts = folder.parts
+    if "mmdet" not in parts:
+        return ""
+    start = len(parts) - 1 - parts[::-1].index("mmdet")
+    return ".".join([*parts[start:], *inner])
 
 
 def _replace(lines: list[str], node: ast.stmt, new: list[str]) -> None:
@@ -244,12 +258,3 @@ def _wrapped(indent: str, statement: str, newline: str) -> str:
 def _encoding(path: Path) -> str:
     with path.open("rb") as file:
         return tokenize.detect_encoding(file.readline)[0]
-
-
-def _home(path: Path) -> str:
-    """The package of MMDetection that a file stands in, by the folders above it."""
-    parts = path.resolve().parent.parts
-    if "mmdet" not in parts:
-        return ""
-    start = len(parts) - 1 - parts[::-1].index("mmdet")
-    return ".".join(parts[start:])

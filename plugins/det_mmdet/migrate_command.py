@@ -28,6 +28,8 @@ def command(ctx: click.Context, paths: tuple[Path, ...], write: bool) -> None:
     for path in _python_files(paths):
         try:
             old, done = migrate_file(path)
+            if write and done.text != old:
+                write_file(path, done.text)
         except DataError as error:
             click.echo(str(error), err=True)
             left += 1
@@ -38,11 +40,7 @@ def command(ctx: click.Context, paths: tuple[Path, ...], write: bool) -> None:
         if done.text == old:
             continue
         changed += 1
-        if write:
-            write_file(path, done.text)
-            click.echo(f"changed {path}")
-        else:
-            click.echo(_diff(path, old, done.text), nl=False)
+        click.echo(f"changed {path}\n" if write else _diff(path, old, done.text), nl=False)
     verb = "changed" if write else "to be changed (--write does it)"
     click.echo(f"{changed} files {verb}, {left} things left to do by hand", err=True)
     ctx.exit(1 if left else 0)

@@ -1,7 +1,8 @@
 """What heads that predict at every cell of every feature map share."""
 
+import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from det_models.coders import BaseBBoxCoder
 from det_models.dense_cfg import DenseTestCfg, DenseTrainCfg
 from det_models.dense_targets import DenseTargets, regressed_rows
 from det_models.host import host_tensor, reduce_mean
+from det_models.metainfo import MetaInfo, each_meta, with_scale_factor
 from det_models.postprocess import (
     best_of_levels,
     flatten_level,
@@ -25,8 +27,16 @@ from detcore.nn import BaseModule
 from detcore.registry import MODELS, TASK_UTILS
 from detcore.structures import DetDataSample, InstanceData
 
-MetaInfo = Mapping[str, Any]
+logger = logging.getLogger(__name__)
+
 Losses = dict[str, list[Tensor]]
+
+# Methods of MMDetection's heads that are not called, as they take one image; and what to redefine instead.
+_NOT_CALLED = {
+    "_get_targets_single": "loss_by_feat",
+    "_predict_by_feat_single": "predict_by_feat",
+    "_bbox_post_process": "predict_by_feat",
+}
 
 
 class DenseHead(BaseModule):
@@ -51,6 +61,12 @@ class DenseHead(BaseModule):
         train_cfg: Needed for the loss.
         test_cfg: Needed for predictions.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, instead in _NOT_CALLED.items():
+            if name in vars(cls) and getattr(cls, instead) is getattr(DenseHead, instead):
+                logger.warning("%s.%s is not called; redefine %s instead", cls.__name__, name, instead)
 
     def set_up(
         self,
@@ -271,7 +287,7 @@ class DenseHead(BaseModule):
         self, priors: Tensor, featmap_sizes: Sequence[tuple[int, int]], batch_img_metas: Sequence[MetaInfo]
     ) -> Tensor | None:
         """``BoolTensor[B, A]``, which priors take part in which image; None for all in all."""
-        img_shapes = _each(batch_img_metas, "img_shape")
+        img_shapes = each_meta(batch_img_metas, "img_shape")
         pad_shapes = [meta.get("pad_shape", meta["img_shape"])[:2] for meta in batch_img_metas]
         valid = self.prior_generator.batch_valid_flags(featmap_sizes, pad_shapes, priors)
         border = self._train_cfg().allowed_border
@@ -351,10 +367,10 @@ class DenseHead(BaseModule):
             limit=cfg.nms_pre,
             score_thr=cfg.score_thr,
         )
-        shapes = [shape[:2] for shape in _each(batch_img_metas, "img_shape")]
+        shapes = [shape[:2] for shape in each_meta(batch_img_metas, "img_shape")]
         boxes = self.bbox_coder.decode(best.priors, best.bbox_preds, max_shape=shapes)
         if rescale:
-            boxes = rescale_boxes(boxes, _each(map(_with_scale_factor, batch_img_metas), "scale_factor"))
+            boxes = rescale_boxes(boxes, each_meta(map(with_scale_factor, batch_img_metas), "scale_factor"))
         worth = best.scores > cfg.score_thr
         if cfg.min_bbox_size >= 0:
             worth &= (boxes[..., 2:] - boxes[..., :2] > cfg.min_bbox_size).all(-1)
@@ -371,23 +387,3 @@ class DenseHead(BaseModule):
 def _settings(kind: type, given: Any) -> Any:
     """Settings as they are, or made of the dict that a head of a user's own was given."""
     return MODELS.build({"type": kind, **given}) if isinstance(given, Mapping) else given
-
-
-def _with_scale_factor(meta: MetaInfo) -> MetaInfo:
-    """A pipeline without a resize writes no factor; the image has its own size then."""
-    if "scale_factor" in meta or "ori_shape" not in meta or meta["ori_shape"] != meta.get("img_shape"):
-        return meta
-    return {**meta, "scale_factor": (1.0, 1.0)}
-
-
-def _each(batch_img_metas: Iterable[MetaInfo], name: str) -> list[Any]:
-    """One metainfo field of every image."""
-    metas = list(batch_img_metas)
-    for number, meta in enumerate(metas):
-        if name not in meta:
-            raise ValueError(
-                f"sample {number} ({meta.get('img_path') or 'no img_path'}) has no {name} in its metainfo, "
-                f"which the head needs; PackDetInputs(meta_keys=...) should keep it. It has "
-                f"{', '.join(sorted(meta)) or 'none'}"
-            )
-    return [meta[name] for meta in metas]
