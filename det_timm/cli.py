@@ -62,11 +62,11 @@ def describe(name: str) -> dict[str, Any]:
     import timm
 
     from det_timm.maps import plan_maps
-    from det_timm.zoo import check_model, class_modules, class_of, default_variant, feature_maps, on_meta
+    from det_timm.zoo import class_modules, class_of, current_name, default_variant, feature_maps, on_meta
 
     if name in class_modules():
         name = default_variant(name)
-    check_model(name)
+    name = current_name(name)
     whole = on_meta(name)
     plan = plan_maps(name)
     configured: Any = whole.pretrained_cfg
@@ -77,7 +77,12 @@ def describe(name: str) -> dict[str, Any]:
         "class": class_of(name),
         "parameters": sum(each.numel() for each in whole.parameters()),
         "maps": [
-            {"index": index, "channels": each.channels, "stride": each.stride, "used": index in plan.indices}
+            {
+                "index": index,
+                "channels": each.channels,
+                "stride": each.stride,
+                "used": index in (plan.indices or ()),
+            }
             for index, each in enumerate(feature_maps(name))
         ],
         "pyramid": plan.resampled,

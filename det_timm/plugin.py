@@ -10,6 +10,7 @@ DETCORE_API = 1
 @hookimpl
 def detcore_components(components: ComponentTable) -> None:
     """Name the backbone, and who makes one of any model's name."""
+    components.add("models", "MMPretrainBackbone", "det_timm.compatible:MMPretrainBackbone")
     components.add("models", "TIMMBackbone", "det_timm.backbone:TIMMBackbone")
     components.resolver("models", "det_timm.names:resolve", names="det_timm.names:known_names")
 

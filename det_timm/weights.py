@@ -1,18 +1,29 @@
 """Published and local weights of timm's models."""
 
+import contextlib
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import timm
-from torch import nn
+import torch
+from huggingface_hub import constants
+from torch import Tensor, nn
 
 from detcore.errors import CheckpointError
 from detcore.weights import load_state
 
+logger = logging.getLogger(__name__)
+
+Create = Callable[..., nn.Module]
+
+SOURCES = ("hf_hub_id", "url", "file", "state_dict", "source")  # entries of timm's pretrained_cfg
+
 
 def pretrained_state(
-    create: Callable[..., nn.Module], model_name: str, checkpoint_path: str
+    create: Create, model_name: str, checkpoint_path: str, published: Mapping[str, Any]
 ) -> Mapping[str, Any]:
     """The weights of a model's feature maps.
 
@@ -23,32 +34,94 @@ def pretrained_state(
         create: Builds the model; takes further arguments of ``timm.create_model``.
         model_name: A model of timm.
         checkpoint_path: A local file; empty for the published weights.
+        published: Where these are, as timm's ``pretrained_cfg`` tells.
 
     Raises:
         CheckpointError: There are none, they cannot be reached, or they are another model's.
     """
     if checkpoint_path:
-        state = load_state(checkpoint_path)
-        return _loaded(create, model_name, checkpoint_path, pretrained_cfg_overlay={"state_dict": state})
-    if not timm.is_model_pretrained(model_name):
+        return _from_file(create, model_name, checkpoint_path)
+    if not any(published.get(key) for key in SOURCES):
         raise CheckpointError(
             f"timm {timm.__version__} has no published weights of {model_name}: pretrained=False"
         )
-    if os.environ.get("DETCORE_OFFLINE", "").lower() not in ("", "0", "false"):
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    return _loaded(create, model_name, "its published weights")
+    with _offline(model_name, published) if _is_offline() else contextlib.nullcontext():
+        try:
+            return create(pretrained=True).state_dict()
+        except Exception as error:  # the hub's client raises kinds of its own for all that a network can do
+            raise CheckpointError(
+                f"the weights of timm's {model_name} cannot be fetched: {type(error).__name__}: "
+                f"{_first_line(error)}; give a local file as checkpoint_path, or fill the hub's cache"
+            ) from error
 
 
-def _loaded(create: Callable[..., nn.Module], model_name: str, source: str, **more: Any) -> Mapping[str, Any]:
-    try:
-        return create(pretrained=True, **more).state_dict()
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{source} do not fit timm's {model_name}: {_first_line(error)}") from error
-    except Exception as error:  # the hub's client raises kinds of its own for all that a network can do
+def _from_file(create: Create, model_name: str, path: str) -> Mapping[str, Any]:
+    given = load_state(path)
+    state = _fitted(create, model_name, path, given, seed=0)
+    other = _fitted(create, model_name, path, given, seed=1)
+    # What differs between two builds was drawn at random, so it did not come from the file.
+    drawn = [name for name, value in state.items() if not torch.equal(value, other[name])]
+    matrices = [name for name, value in state.items() if value.ndim > 1]
+    if len(set(drawn) & set(matrices)) > len(matrices) / 2:
         raise CheckpointError(
-            f"the weights of timm's {model_name} cannot be fetched: {type(error).__name__}: "
-            f"{_first_line(error)}; give a local file as checkpoint_path, or fill the hub's cache"
-        ) from error
+            f"{path} does not fit timm's {model_name}: it has no weights for {_some(drawn)}; "
+            f"its names are {_some(list(given))}"
+        )
+    if drawn:
+        logger.warning("%s has no weights for %s of timm's %s", path, _some(drawn), model_name)
+    return state
+
+
+def _fitted(
+    create: Create, model_name: str, path: str, given: Mapping[str, Tensor], *, seed: int
+) -> Mapping[str, Any]:
+    with torch.random.fork_rng(devices=[]), _quiet():
+        torch.manual_seed(seed)
+        try:
+            # timm takes entries out of what it is given.
+            return create(pretrained=True, pretrained_cfg_overlay={"state_dict": dict(given)}).state_dict()
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+            raise CheckpointError(f"{path} does not fit timm's {model_name}: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep timm from warning of the weights behind the last map, which are not wanted."""
+    chatty = logging.getLogger("timm.models._builder")
+    before = chatty.level
+    chatty.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        chatty.setLevel(before)
+
+
+def _is_offline() -> bool:
+    return os.environ.get("DETCORE_OFFLINE", "").lower() not in ("", "0", "false")
+
+
+@contextlib.contextmanager
+def _offline(model_name: str, published: Mapping[str, Any]) -> Iterator[None]:
+    """Keep the hub's client, which read its environment when it was imported, from asking the network."""
+    address = published.get("url")
+    if address and not any(published.get(key) for key in SOURCES if key != "url"):
+        # torch.hub asks the network for what its cache lacks.
+        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(address).name
+        if not file.exists():
+            raise CheckpointError(
+                f"DETCORE_OFFLINE is set and the weights of timm's {model_name} are not in {file}; put the "
+                f"file of {address} there, or give one as checkpoint_path"
+            )
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _first_line(error: Exception) -> str:

@@ -7,16 +7,20 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import logging
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import timm
 import torch
-from timm.models._registry import _model_to_module
+from timm.models._registry import _deprecated_models, _model_to_module
 from torch import nn
 
 from detcore.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 # What a class name means by itself: the variant that its paper or timm's documentation leads with.
 DEFAULT_VARIANTS = {
@@ -53,7 +57,27 @@ class FeatureMap:
 
 def is_model(name: str) -> bool:
     """Whether timm has a model of that name, with or without a tag of weights (``resnet50.a1_in1k``)."""
-    return bool(timm.is_model(name))
+    return isinstance(name, str) and bool(timm.is_model(name))
+
+
+def current_name(name: str) -> str:
+    """What timm calls a model today: older names are followed, with one warning a process.
+
+    Raises:
+        ConfigError: timm has no such model; names the closest.
+    """
+    if isinstance(name, str):
+        name = re.sub(r"^(hf[-_]hub:)?timm/", "", name)  # as the hub spells timm's own models
+    check_model(name)
+    return _renamed(name) or name
+
+
+@functools.cache
+def _renamed(name: str) -> str | None:
+    today: str | None = _deprecated_models.get(name)
+    if today is not None:
+        logger.warning("timm calls the model %r %r today", name, today)
+    return today
 
 
 def model_names() -> list[str]:
@@ -142,7 +166,8 @@ def on_meta(model_name: str, **arguments: Any) -> nn.Module:
             with torch.device("meta"):
                 return timm.create_model(model_name, **arguments)
         except (NotImplementedError, RuntimeError):  # it reads numbers out of tensors while it is built
-            return timm.create_model(model_name, **arguments)
+            with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+                return timm.create_model(model_name, **arguments)
 
 
 def feature_maps(model_name: str, **arguments: Any) -> tuple[FeatureMap, ...]:
@@ -155,21 +180,49 @@ def feature_maps(model_name: str, **arguments: Any) -> tuple[FeatureMap, ...]:
     Raises:
         ConfigError: It has none, or does not take the arguments.
     """
-    return _feature_maps(model_name, tuple(sorted(arguments.items(), key=repr)))
+    info: Any = _features_on_meta(model_name, arguments).feature_info
+    return tuple(FeatureMap(each["num_chs"], each["reduction"]) for each in info.info)
 
 
-def _feature_maps(model_name: str, arguments: tuple[tuple[str, Any], ...]) -> tuple[FeatureMap, ...]:
+def default_indices(model_name: str, **arguments: Any) -> tuple[int, ...]:
+    """The maps that timm itself gives where nobody chooses.
+
+    Raises:
+        ConfigError: The model has none, or does not take the arguments.
+    """
+    info: Any = _features_on_meta(model_name, arguments).feature_info
+    return tuple(info.out_indices)
+
+
+def _features_on_meta(model_name: str, arguments: dict[str, Any]) -> nn.Module:
     check_model(model_name)
     try:
-        model = on_meta(model_name, features_only=True, **dict(arguments))
-    except (TypeError, AttributeError, RuntimeError, AssertionError, ValueError) as error:
-        raise ConfigError(f"timm's {model_name} cannot give feature maps: {error}") from error
-    info: Any = model.feature_info
-    return tuple(FeatureMap(each["num_chs"], each["reduction"]) for each in info.info)
+        return on_meta(model_name, features_only=True, **arguments)
+    except (TypeError, AttributeError, RuntimeError, AssertionError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"timm's {model_name} cannot give feature maps: {error}{close_arguments(model_name, error)}"
+        ) from error
+
+
+def close_arguments(model_name: str, error: Exception) -> str:
+    """The arguments of a model whose names are near to the one that it does not take."""
+    wrong = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if wrong is None:
+        return ""
+    taken = [name for name in _arguments(model_name) if name not in ("self", "kwargs", "in_chans")]
+    close = difflib.get_close_matches(wrong[1], taken, n=3)
+    names = " or ".join(map(repr, close)) if close else ""
+    return f"; did you mean {names}?" if close else f"; {class_of(model_name)} takes {', '.join(taken)}"
 
 
 def flexible_arguments(model_name: str) -> dict[str, Any]:
     """The arguments by which a model takes images of any size, as far as its class has such."""
-    taken = inspect.signature(type(on_meta(model_name)).__init__).parameters
+    taken = _arguments(model_name)
     wanted = {"dynamic_img_size": True, "dynamic_img_pad": True, "strict_img_size": False}
     return {name: value for name, value in wanted.items() if name in taken}
+
+
+@functools.cache
+def _arguments(model_name: str) -> tuple[str, ...]:
+    """Names of the arguments of a model's class."""
+    return tuple(inspect.signature(type(on_meta(model_name)).__init__).parameters)

@@ -120,6 +120,8 @@ def _without_pretrained(part: Any) -> None:
         inits = part.get("init_cfg")
         if isinstance(inits, dict) and inits.get("type") == "Pretrained":
             part["init_cfg"] = None
+        if part.get("pretrained"):  # True, or a name of weights
+            part["pretrained"] = False if part["pretrained"] is True else None
         for value in part.values():
             _without_pretrained(value)
     elif isinstance(part, list | tuple):

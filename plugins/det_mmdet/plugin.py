@@ -74,5 +74,5 @@ def detcore_components(components: ComponentTable) -> None:
             components.absent("transforms", name, f"it is of MMDetection 2.x; {instead}")
         for place, words in reference_words().items():
             components.words(place, words)
-    components.alias("models", "TIMMBackbone", "timm.TIMMBackbone")
+    components.alias("models", "TIMMBackbone", "timm.MMPretrainBackbone")
     components.absent("models", "TIMMBackbone", NEEDS_TIMM)

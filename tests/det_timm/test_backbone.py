@@ -59,7 +59,8 @@ def test_maps_are_those_of_timm(name):
     backbone = TIMMBackbone(name)
     torch.manual_seed(0)
     arguments = {key: value for key, value in backbone.arguments.items() if key != "in_chans"}
-    theirs = timm.create_model(name, features_only=True, **arguments).eval()
+    chosen = {"out_indices": backbone.out_indices, **arguments}
+    theirs = timm.create_model(name, features_only=True, **chosen).eval()
     theirs.load_state_dict(backbone.timm_model.state_dict())
     torch.manual_seed(0)
     image = torch.rand(2, 3, 64, 96)
