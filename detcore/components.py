@@ -121,7 +121,8 @@ def detcore_components(components: ComponentTable) -> None:
     })
     components.add_many("optim_wrapper_constructors", {
         "DefaultOptimWrapperConstructor": "detcore.engine.optim_constructor:DefaultOptimWrapperConstructor",
-        "LearningRateDecayOptimizerConstructor": "detcore.engine.optim_layer_decay:LearningRateDecayOptimizerConstructor",
+        "LearningRateDecayOptimizerConstructor":
+            "detcore.engine.optim_layer_decay:LearningRateDecayOptimizerConstructor",
     })
     components.add_many("optim_wrappers", {
         "AmpOptimWrapper": "detcore.engine.optim_amp:AmpOptimWrapper",

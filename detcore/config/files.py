@@ -33,7 +33,8 @@ CORE = "detcore"
 ENTRY_POINTS = "detcore.configs"
 """Group of entry points ``scope = "package.folder"`` that say where a package keeps its configs.
 
-``scope = "detcore"`` lets detcore's own stand in for those of a package that is not installed.
+``scope = "detcore"`` lets detcore's own stand in for those of a package that is not installed, and
+``scope = "other.folder"`` those of another package.
 """
 SCOPES = "detcore.plugins"
 _VERSIONED = (".git", ".hg", "pyproject.toml")
@@ -259,7 +260,7 @@ def _not_shipped(scope: str, rest: str, root: Path) -> ConfigError:
     """The error for a config of a package that is not installed and whose place ours take."""
     ours = [path.relative_to(root).as_posix() for path in root.rglob("*.py")]
     return ConfigError(
-        f"{scope}::{rest} is not among the configs that come with {CORE} and stand in for those of {scope}; "
+        f"{scope}::{rest} is not among the configs that stand in here for those of {scope}; "
         f"'pip install --no-deps {scope}' brings all of theirs{closest(rest, ours)}"
     )
 
@@ -285,11 +286,11 @@ def _config_folder(scope: str) -> tuple[Path, bool]:
     places = [value.replace(".", "/") for value in values if value != CORE]
     if scope.isidentifier():
         places.append(f"{scope}/.mim/configs")  # where OpenMMLab's wheels keep them
-    for place in places:
+    for place in sorted(places, key=lambda each: not each.startswith(f"{scope}/")):  # the package's own first
         package, _, inner = place.partition("/")
         folder = _package_folder(package, inner)
         if folder is not None:
-            return folder, False
+            return folder, package != scope
     if CORE in values:
         return shipped_configs(), True
     raise ConfigError(f"no installed package brings configs for {scope}::{_hint(scope)}")

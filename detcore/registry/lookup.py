@@ -104,6 +104,9 @@ def _searched(name: str, default_scope: str | None) -> list[str]:
 
 def _named(registry: Registry, table: ComponentTable, name: str) -> Component | None:
     """What ``'scope.Name'`` means."""
+    if table.stands_in:
+        # mmengine writes configs in pure Python out with the modules of classes: mmdet.models.necks.fpn.FPN.
+        name = name.rpartition(".")[2]
     found = _in_scope(registry, table, name)
     users = registry.registered(USER, name)
     # A package that we stand in for had one registry for its own names and for its users' modules.
@@ -225,7 +228,8 @@ def _not_found(registry: Registry, name: str, scopes: list[str]) -> NameNotFound
 
 
 def _extent(registry: Registry, table: ComponentTable) -> str:
-    count = len(table.names(registry.name)) + len(registry.registered_names(table.scope))
+    own = [*table.names(registry.name), *registry.registered_names(table.scope)]
+    count = len(own) + len(table.alias_names(registry.name))
     return f"{count} names" + (" and a resolver" if table.resolvers(registry.name) else "")
 
 

@@ -57,7 +57,7 @@ _REASONS = (  # the first that matches
     (re.compile(r"^Optimizer$"), "it is the base of all optimisers and optimises nothing itself"),
     (re.compile(r"RFSearchHook"), "networks do not change their shape while they train"),
     (re.compile(r"CachedMosaic|CachedMixUp"), CACHES),
-    (re.compile(r"MultiDataAspectRatio"), "AspectRatioBatchSampler groups by shape, MultiDataSampler by data set"),
+    (re.compile(r"MultiDataAspectRatio"), "AspectRatioBatchSampler groups by shape, MultiDataSampler by set"),
     (re.compile(r"NPU"), "Ascend's profiler is not part of detcore; ProfilerHook profiles with PyTorch"),
     (re.compile(r"Sparse(Conv|Inverse)|SubM"), "sparse convolutions are for point clouds"),
     (re.compile(r"Detectron2"), "detectors of Detectron2 are not part of detcore yet"),
