@@ -175,7 +175,14 @@ class TIMMBackbone(BaseModule):
 
     def layer_ids(self) -> dict[str, int]:
         """Depth of each parameter of the model, from the stem (0): for rates that decay by layer."""
-        depths = layer_ids(self.timm_model, self.model_name, coarse=False, **self.arguments)
+        return self._depths(coarse=False)
+
+    def stage_ids(self) -> dict[str, int]:
+        """Stage of each parameter of the model, from the stem (0)."""
+        return self._depths(coarse=True)
+
+    def _depths(self, *, coarse: bool) -> dict[str, int]:
+        depths = layer_ids(self.timm_model, self.model_name, coarse=coarse, **self.arguments)
         return {f"timm_model.{name}": depth for name, depth in depths.items()}
 
     def _checkpoint_activations(self) -> None:

@@ -1,4 +1,4 @@
-"""Learning rates that fall from the head of a detector towards the stem of its ConvNeXt backbone."""
+"""Learning rates that fall from the head of a detector towards the stem of its backbone."""
 
 import logging
 import re
@@ -48,19 +48,21 @@ class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
 
     ``paramwise_cfg`` holds ``num_layers``, ``decay_rate`` and ``decay_type``:
 
-    - ``layer_wise``: a parameter of layer ``i`` (see `layer_id`) has the rate
-      ``lr * decay_rate ** (num_layers + 1 - i)``;
-    - ``stage_wise``: one of stage ``i`` (see `stage_id`) likewise.
+    - ``layer_wise``: a parameter of layer ``i`` has the rate ``lr * decay_rate ** (num_layers + 1 - i)``;
+    - ``stage_wise``: one of stage ``i`` likewise.
 
-    Biases and all parameters of one dimension (norm layers) have no weight decay. The backbone must be a
-    ConvNeXt, known by the names of its parameters; other families have other layers.
+    A backbone tells its layers by a method ``layer_ids()``, and its stages by ``stage_ids()``: name of each
+    parameter, relative to the backbone, -> layer, from 0 in the stem; ``num_layers`` may be left out then, and
+    is the deepest. Of a ConvNeXt without these they are known by name (see `layer_id` and `stage_id`).
+    Everything else, such as neck and heads, has the full rate. Biases and all parameters of one dimension
+    (norm layers) have no weight decay.
 
     Args:
         optim_wrapper_cfg: As for the default constructor; the optimiser needs ``lr``.
         paramwise_cfg: See above.
 
     Raises:
-        ConfigError: A setting is missing or makes no sense; when it is called: the backbone is no ConvNeXt.
+        ConfigError: A setting is missing or makes no sense; when it is called: nothing tells the layers.
     """
 
     keys: ClassVar[tuple[str, ...]] = ("num_layers", "decay_rate", "decay_type", *PARAMWISE_KEYS)
@@ -68,19 +70,17 @@ class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: LayerDecayCfg | None = None) -> None:
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         given = self.paramwise_cfg
-        missing = [key for key in ("num_layers", "decay_rate") if given.get(key) is None]
-        if missing:
-            raise ConfigError(
-                f"optim_wrapper.paramwise_cfg: {type(self).__name__} needs {' and '.join(missing)}"
-            )
-        self.num_layers, self.decay_rate = int(given["num_layers"]), float(given["decay_rate"])
+        if given.get("decay_rate") is None:
+            raise ConfigError(f"optim_wrapper.paramwise_cfg: {type(self).__name__} needs decay_rate")
+        self.decay_rate = float(given["decay_rate"])
+        self.num_layers = None if given.get("num_layers") is None else int(given["num_layers"])
         self.decay_type = given.get("decay_type", "layer_wise")
         if self.decay_type not in ("layer_wise", "stage_wise"):
             raise ConfigError(
                 "optim_wrapper.paramwise_cfg.decay_type must be 'layer_wise' or 'stage_wise', "
                 f"got {self.decay_type!r}"
             )
-        if self.num_layers < 1 or self.decay_rate <= 0:
+        if (self.num_layers is not None and self.num_layers < 1) or self.decay_rate <= 0:
             raise ConfigError(
                 "optim_wrapper.paramwise_cfg: num_layers must be at least 1 and decay_rate above 0, got "
                 f"{self.num_layers} and {self.decay_rate}"
@@ -101,16 +101,10 @@ class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
                 group_name='layer_3_decay')``.
             module: The detector.
         """
-        if not any(_BLOCK.match(name) for name, _ in module.named_parameters()):
-            kind = type(getattr(module, "backbone", module)).__name__
-            raise ConfigError(
-                f"{type(self).__name__} knows the layers of ConvNeXt, by names such as backbone.stages.0.0.* "
-                f"or backbone.stages_0.blocks.0.*; the backbone is a {kind}. Set rates by "
-                "paramwise_cfg.custom_keys of the default constructor instead"
-            )
-        top = self.num_layers + 1
+        layers, num_layers = self._layers(module)
+        top = num_layers + 1
         for name, parameter in module.named_parameters():
-            layer = self._layer(name)
+            layer = layers.get(name, top)
             scale = self.decay_rate ** (top - layer)
             decays = parameter.ndim > 1 and not name.endswith(".bias")
             group = {
@@ -122,19 +116,46 @@ class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
             if self.base_wd is not None:
                 group["weight_decay"] = self.base_wd if decays else 0.0
             params.append(group)
-        deepest = max(self._layer(name) for name, _ in module.named_parameters())
+        deepest = max(layers.values())
         if deepest > top:
             logger.warning(
                 "optim_wrapper.paramwise_cfg.num_layers=%d is too few for this backbone, which has %d: its "
                 "last layers learn faster than the head",
-                self.num_layers,
+                num_layers,
                 deepest,
             )
-        logger.info("%d trainable tensors in the optimiser, %s", len(params), self.decay_type)
+        logger.info("%d tensors in the optimiser, %s over %d layers", len(params), self.decay_type, top)
 
-    def _layer(self, name: str) -> int:
+    def _layers(self, module: nn.Module) -> tuple[dict[str, int], int]:
+        """Name -> layer of the parameters of backbones, and the number of layers."""
+        told = _told_layers(module, "layer_ids" if self.decay_type == "layer_wise" else "stage_ids")
+        if told:
+            return told, max(told.values()) if self.num_layers is None else self.num_layers
+        names = [name for name, _ in module.named_parameters()]
+        if not any(_BLOCK.match(name) for name in names):
+            raise ConfigError(self._unknown(module))
+        if self.num_layers is None:
+            raise ConfigError(f"optim_wrapper.paramwise_cfg: {type(self).__name__} needs num_layers")
         of = layer_id if self.decay_type == "layer_wise" else stage_id
-        return of(name, self.num_layers)
+        return {name: of(name, self.num_layers) for name in names}, self.num_layers
+
+    def _unknown(self, module: nn.Module) -> str:
+        kind, what = type(getattr(module, "backbone", module)).__name__, self.decay_type.partition("_")[0]
+        return (
+            f"{type(self).__name__} finds no {what}s: the backbone is a {kind}, which has no method "
+            f"{what}_ids() and no names of a ConvNeXt (backbone.stages.0.0.*, backbone.stages_0.blocks.0.*). "
+            "Set rates by paramwise_cfg.custom_keys of the default constructor instead"
+        )
+
+
+def _told_layers(module: nn.Module, method: str) -> dict[str, int]:
+    """What the backbones in a detector tell of their parameters, under the detector's names."""
+    found: dict[str, int] = {}
+    for prefix, part in module.named_modules():
+        ask = getattr(part, method, None)
+        if callable(ask):
+            found |= {f"{prefix}.{name}" if prefix else name: layer for name, layer in ask().items()}
+    return found
 
 
 def layer_id(name: str, num_layers: int) -> int:

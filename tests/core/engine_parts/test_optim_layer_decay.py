@@ -124,7 +124,7 @@ def test_tokens_belong_to_the_stem():
 
 
 def test_another_backbone_is_refused_with_the_way_out():
-    with pytest.raises(ConfigError, match=r"layers of ConvNeXt.*the backbone is a Linear.*custom_keys"):
+    with pytest.raises(ConfigError, match=r"finds no layers: the backbone is a Linear.*custom_keys"):
         groups_of(Detector(nn.Linear(2, 2)))
 
 
