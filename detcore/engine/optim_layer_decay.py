@@ -52,8 +52,8 @@ class LearningRateDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
     - ``stage_wise``: one of stage ``i`` likewise.
 
     A backbone tells its layers by a method ``layer_ids()``, and its stages by ``stage_ids()``: name of each
-    parameter, relative to the backbone, -> layer, from 0 in the stem; ``num_layers`` may be left out then, and
-    is the deepest. Of a ConvNeXt without these they are known by name (see `layer_id` and `stage_id`).
+    parameter, relative to the backbone, -> layer, from 0 in the stem; ``num_layers`` may be left out then,
+    and is the deepest. Of a ConvNeXt without these they are known by name (see `layer_id` and `stage_id`).
     Everything else, such as neck and heads, has the full rate. Biases and all parameters of one dimension
     (norm layers) have no weight decay.
 

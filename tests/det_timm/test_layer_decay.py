@@ -1,4 +1,4 @@
-"""Rates that fall towards the stem: lr * decay_rate ** (num_layers + 1 - depth), for what timm calls a layer."""
+"""Rates that fall towards the stem: ``lr * decay_rate ** (num_layers + 1 - depth)``, by timm's layers."""
 
 import pytest
 import torch
