@@ -7,7 +7,7 @@ import pytest
 from det_mmdet.names import reference_names
 
 from detcore import registry
-from detcore.errors import DataError
+from detcore.errors import ConfigError, DataError
 from detcore.registry import DATASETS, TRANSFORMS
 from detcore.registry.lookup import NameNotFoundError
 from detcore.registry.signatures import parameters_of
@@ -101,7 +101,7 @@ def test_a_data_set_does_what_an_argument_says(middle, changes, length):
     ({"indices": [9]}, "indices names image 9"),
 ])  # fmt: skip
 def test_an_argument_that_is_refused_says_why(middle, changes, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises((ConfigError, DataError), match=message):
         DATASETS.build({**middle, **changes})
 
 

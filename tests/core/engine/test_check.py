@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from detcore.cli.main import main
 from detcore.config import Config
 from detcore.engine.check import CheckOptions, check_config, errors_among
+from detcore.registry import MODELS
 
 BASE = "detcore::retinanet/retinanet_r50_fpn_1x_coco.py"
 NO_FILES = CheckOptions(files=False)
@@ -379,7 +380,11 @@ class TestCommand:
         monkeypatch.syspath_prepend(tmp_path)
         text = "custom_imports = ['check_my_head']\nmodel = dict(bbox_head=dict(type='CheckMyHead'))\n"
         arguments = ["check", _written(tmp_path, text), "--no-files", "--trust-config", "--gpus", "8"]
-        result = CliRunner().invoke(main, arguments)
+        try:
+            result = CliRunner().invoke(main, arguments)
+        finally:
+            MODELS.forget(lambda scope, made: made.where.startswith("check_my_head:"))
+            sys.modules.pop("check_my_head", None)
         assert result.exit_code == 0, result.output
 
     def test_run_stops_on_the_same_errors_before_anything_is_built(self, tmp_path):
