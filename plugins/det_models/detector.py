@@ -193,8 +193,15 @@ class SingleStageDetector(BaseDetector):
 def _connect(backbone: nn.Module, neck: nn.Module) -> None:
     """Tell a neck that wants to know what the backbone gives."""
     channels, connect = getattr(backbone, "out_channels", None), getattr(neck, "connect", None)
-    if connect is not None and isinstance(channels, (tuple, list)):
+    if connect is None:
+        return
+    if isinstance(channels, (tuple, list)):
         connect(channels, getattr(backbone, "out_strides", None))
+    elif getattr(neck, "in_channels", ()) is None:
+        raise ConfigError(
+            f"neck.in_channels is left out, but {type(backbone).__name__} does not tell its channels "
+            "(out_channels): write neck.in_channels=[...]"
+        )
 
 
 def _tell_normalisation(backbone: nn.Module, preprocessor: nn.Module) -> None:

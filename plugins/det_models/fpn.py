@@ -33,7 +33,7 @@ class FPN(BaseModule):
     backbone's are made by pooling or by more convolutions of stride 2.
 
     Args:
-        in_channels: Channels of the backbone's maps; None: asked of the backbone by the detector.
+        in_channels: Channels of the backbone's maps; None or ``'auto'``: the detector asks the backbone.
         out_channels: Channels of every map of the pyramid.
         num_outs: Number of maps of the pyramid.
         start_level: First of the backbone's maps that is used.
@@ -61,7 +61,7 @@ class FPN(BaseModule):
 
     def __init__(
         self,
-        in_channels: Sequence[int] | None = None,
+        in_channels: Sequence[int] | Literal["auto"] | None = None,
         out_channels: int = 256,
         num_outs: int = 5,
         start_level: int = 0,
@@ -93,7 +93,11 @@ class FPN(BaseModule):
         self.in_channels: tuple[int, ...] | None = None
         self.no_norm_on_lateral = no_norm_on_lateral
         self.conv_cfg, self.norm_cfg, self.act_cfg = conv_cfg, norm_cfg, act_cfg
-        if in_channels is not None:
+        if isinstance(in_channels, str) and in_channels != "auto":
+            raise ConfigError(
+                f"FPN: in_channels is a list of numbers, or 'auto' to ask the backbone, got {in_channels!r}"
+            )
+        if in_channels is not None and not isinstance(in_channels, str):
             self._build_layers(tuple(in_channels))
 
     def _conv(self, in_channels: int, kernel_size: int, stride: int = 1, lateral: bool = False) -> ConvModule:

@@ -2,8 +2,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from det_models.fpn import FPN
+from torch import nn
 
+from detcore.config import Config
 from detcore.errors import ConfigError
+from detcore.registry import MODELS
 
 CHANNELS = [2, 3, 4, 5]
 
@@ -120,3 +123,20 @@ def test_levels_that_do_not_fit_are_refused(arguments, message):
 def test_another_number_of_maps_is_named(maps):
     with pytest.raises(ValueError, match="got 3 maps"):
         FPN(CHANNELS, 6, num_outs=4)(maps[:3])
+
+
+@pytest.mark.parametrize("told", ["auto", None])
+def test_channels_that_are_left_out_are_asked_of_the_backbone(told):
+    model = Config.fromfile("detcore::shapes/retinanet_r18_fpn_shapes.py").model
+    model.neck.in_channels = told
+    detector = MODELS.build(model)
+    assert detector.neck.in_channels == detector.backbone.out_channels
+    with pytest.raises(ConfigError, match="or 'auto' to ask the backbone, got 'automatic'"):
+        FPN(in_channels="automatic")
+
+
+def test_a_backbone_that_does_not_tell_its_channels_leaves_them_to_the_config():
+    model = Config.fromfile("detcore::shapes/retinanet_r18_fpn_shapes.py").model
+    model.backbone, model.neck.in_channels = nn.Conv2d(3, 8, 4, 4), "auto"
+    with pytest.raises(ConfigError, match=r"Conv2d does not tell its channels.*write neck\.in_channels"):
+        MODELS.build(model)
