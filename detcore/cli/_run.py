@@ -21,7 +21,7 @@ from detcore.engine.signals import RunInterrupted
 from detcore.engine.tta import use_tta
 from detcore.errors import ConfigError, DetcoreError
 from detcore.plugins import load_user_modules
-from detcore.registry.planning import InvalidConfigError
+from detcore.registry.problems import InvalidConfigError
 
 
 def train(

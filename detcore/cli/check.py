@@ -6,7 +6,7 @@ import click
 
 if TYPE_CHECKING:
     from detcore.config import Config
-    from detcore.registry.planning import Problem
+    from detcore.registry.problems import Problem
 
 STATUS = """Exit status: 0 where nothing stops a run (there may be warnings), 1 where errors do, 2 when the
 file itself cannot be read."""
@@ -68,7 +68,7 @@ def _import_modules(cfg: "Config", *, trust: bool) -> "list[Problem]":
     from detcore.engine.check.places import origin, shown
     from detcore.engine.settings import import_named_modules
     from detcore.errors import ConfigError, PluginError
-    from detcore.registry.planning import Problem
+    from detcore.registry.problems import Problem
 
     try:
         import_named_modules(cfg, trust=trust)

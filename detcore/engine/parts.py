@@ -23,7 +23,7 @@ from detcore.engine.state import TrainState
 from detcore.errors import ConfigError
 from detcore.evaluation import Evaluator, build_evaluator
 from detcore.registry import HOOKS, LOG_PROCESSORS, LOOPS, MODELS, VISUALIZERS
-from detcore.registry.planning import InvalidConfigError
+from detcore.registry.problems import InvalidConfigError
 from detcore.visualization import Visualizer
 
 _log = logging.getLogger(__name__)

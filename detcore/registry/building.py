@@ -4,17 +4,8 @@ from typing import Any
 
 from detcore.registry import core
 from detcore.registry.core import Registry
-from detcore.registry.planning import (
-    Call,
-    Fresh,
-    InvalidConfigError,
-    Planner,
-    Problem,
-    Several,
-    argument_problems,
-    copied,
-    name_of,
-)
+from detcore.registry.planning import Call, Fresh, Planner, Several, copied
+from detcore.registry.problems import InvalidConfigError, Problem, argument_problems, name_of
 
 
 def build(

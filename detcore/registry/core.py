@@ -9,7 +9,7 @@ from detcore.errors import RegistryError
 from detcore.registry.scopes import REGISTRY_NAMES, source
 
 if TYPE_CHECKING:
-    from detcore.registry.planning import Problem
+    from detcore.registry.problems import Problem
 
 Component = TypeVar("Component", bound=Callable[..., Any])
 

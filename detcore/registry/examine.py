@@ -12,7 +12,8 @@ from typing import Any
 from detcore.registry import lookup
 from detcore.registry.core import REGISTRIES, Registry
 from detcore.registry.lookup import Candidate, NameNotFoundError
-from detcore.registry.planning import Planner, Problem, joined, not_given_first
+from detcore.registry.planning import Planner
+from detcore.registry.problems import Problem, joined, not_given_first
 from detcore.registry.scopes import Absence
 from detcore.registry.signatures import parameters_of
 from detcore.registry.spelling import ranked, slip

@@ -24,6 +24,7 @@ from detcore.errors import ConfigError
 Words = dict[str, Counter[str]]
 # Dicts whose keys are a project's own names, and settings of other programs.
 FREE = {"caption_prompt", "detector", "label_map_file", "specific_key_path"}
+CLASSIFIERS = ("mmcls", "mmpretrain")
 HELPER = re.compile(r"[a-z_]+[a-z]$")
 PLACE = re.compile(r"\w*(\.type)?")
 
@@ -52,14 +53,14 @@ def _walk(value: Any, key: str, takes: dict[str, Any], found: set[tuple[str, str
     if isinstance(value, list | tuple):
         for each in value:
             _walk(each, key, takes, found)
-    if not isinstance(value, dict) or key in FREE:
+    if not isinstance(value, dict) or key in FREE or value.get("_scope_") in CLASSIFIERS:
         return
     kind = value.get("type")
     name = kind.rpartition(".")[2] if isinstance(kind, str) else None
     if name is not None and name not in takes and "." not in str(kind):
         found.add((f"{key}.type", name))
     for inner, each in value.items():
-        if name is None or (takes.get(name) is None and inner != "type"):
+        if not str(inner).startswith("_") and (name is None or (takes.get(name) is None and inner != "type")):
             found.add((key, inner))
         _walk(each, inner, takes, found)
 

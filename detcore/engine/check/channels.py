@@ -12,7 +12,7 @@ from detcore.engine.check.reading import entries, number, table
 from detcore.engine.settings import RunConfig
 from detcore.registry import MODELS
 from detcore.registry.lookup import known
-from detcore.registry.planning import Problem
+from detcore.registry.problems import Problem
 from detcore.registry.scopes import Absence
 
 _log = logging.getLogger(__name__)

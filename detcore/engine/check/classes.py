@@ -7,7 +7,7 @@ from detcore.engine.check.reading import datasets, name_of_type, table
 from detcore.engine.settings import RunConfig
 from detcore.registry import DATASETS, MODELS, Registry
 from detcore.registry.lookup import known
-from detcore.registry.planning import Problem
+from detcore.registry.problems import Problem
 from detcore.registry.scopes import Absence
 
 # Their classes are others: object or not, classes of pixels.

@@ -6,7 +6,7 @@ from typing import Any
 
 from detcore.engine.check.reading import datasets, dicts, entries, name_of_type, table
 from detcore.engine.settings import RunConfig
-from detcore.registry.planning import Problem
+from detcore.registry.problems import Problem
 from detcore.registry.spelling import ranked
 
 LOCAL = (None, "local", "disk")

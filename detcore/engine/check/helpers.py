@@ -13,7 +13,8 @@ from detcore.engine.check.places import origin, shown
 from detcore.engine.check.reading import dicts
 from detcore.engine.settings import KNOWN_KEYS, RunConfig
 from detcore.registry.examine import Examination
-from detcore.registry.planning import Planner, Problem
+from detcore.registry.planning import Planner
+from detcore.registry.problems import Problem
 
 # Variable -> the key that is set from it.
 TARGETS = {

@@ -6,7 +6,7 @@ from detcore.data.loader_config import KNOWN as LOADER_KEYS
 from detcore.engine.check.places import origin
 from detcore.engine.check.reading import dicts, table
 from detcore.engine.settings import KNOWN_KEYS, RunConfig
-from detcore.registry.planning import Problem, not_given_first
+from detcore.registry.problems import Problem, not_given_first
 from detcore.registry.spelling import ranked, slip
 
 # Names that configs give to their own variables.

@@ -28,7 +28,8 @@ from detcore.registry import (
     VISUALIZERS,
     Registry,
 )
-from detcore.registry.planning import Planner, Problem, copied, joined, not_given_first
+from detcore.registry.planning import Planner, copied
+from detcore.registry.problems import Problem, joined, not_given_first
 from detcore.registry.signatures import Slot, slot_of
 from detcore.registry.spelling import slip
 

@@ -6,7 +6,7 @@ from typing import Any
 from detcore.config import Config
 from detcore.config.document import ConfigDict, origins_of
 from detcore.registry.lookup import NameNotFoundError
-from detcore.registry.planning import Problem
+from detcore.registry.problems import Problem
 
 Place = tuple[str, int]
 

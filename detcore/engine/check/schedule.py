@@ -6,7 +6,7 @@ from detcore.engine.check.reading import entries, name_of_type, number, table
 from detcore.engine.settings import RunConfig, loop_config
 from detcore.registry import METRICS
 from detcore.registry.lookup import known
-from detcore.registry.planning import Problem
+from detcore.registry.problems import Problem
 
 
 def check_schedule(

@@ -17,7 +17,8 @@ from detcore.engine.check.reading import dicts
 from detcore.engine.check.schedule import check_schedule
 from detcore.engine.settings import RunConfig
 from detcore.registry.examine import Examination
-from detcore.registry.planning import Planner, Problem
+from detcore.registry.planning import Planner
+from detcore.registry.problems import Problem
 
 MODES = ("train", "val", "test")
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from detcore.errors import ConfigError
 from detcore.registry import MODELS, Open
-from detcore.registry.planning import InvalidConfigError
+from detcore.registry.problems import InvalidConfigError
 
 
 class Inner(TypedDict, total=False):
