@@ -1,5 +1,6 @@
 """Where a run stands, under the names that hooks read."""
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -11,6 +12,8 @@ class RunStatus:
 
     Attributes:
         hooks: Those who look on.
+        world_size: How many processes there are.
+        run_dir: Folder of this start of the run.
         rates: Learning rates of the step in progress, or of the last one.
         state: What training reads and changes; None before it.
         train_loop: The training loop; None before training.
@@ -19,6 +22,8 @@ class RunStatus:
     """
 
     hooks: HookList
+    world_size: int
+    run_dir: Path
     state: Any = None
     rates: Mapping[str, float] = MappingProxyType({})
     train_loop: Any = None
@@ -85,6 +90,16 @@ class RunStatus:
     def param_schedulers(self) -> Any:
         """The composed schedules."""
         return None if self.state is None else self.state.schedules
+
+    @property
+    def distributed(self) -> bool:
+        """Whether there are several processes."""
+        return self.world_size > 1
+
+    @property
+    def log_dir(self) -> str:
+        """Folder of this start of the run: its log, and what visualisation backends write."""
+        return str(self.run_dir)
 
     @property
     def checkpoint_policies(self) -> list[CheckpointHook]:

@@ -119,7 +119,7 @@ def test_a_run_of_their_parts_resumes_exactly(their_config, tmp_path):
         "last": [7],
         "rates": [0.01 / 16],
         "schedules": ["MyHalvingLR", "MyHalvingMomentum"],
-        "facts": [2, 8, 0, 1, 1, 2, 2, True, True],
+        "facts": [2, 8, 0, 1, 1, 2, 2, True, True, False, True],
         "sum": 8,
         "steps": 8,
         "classes": ["person", "bicycle", "car", "motorcycle"],

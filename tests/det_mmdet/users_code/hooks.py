@@ -241,7 +241,8 @@ class MyReachingHook(Hook):
             self.seen['facts'] = [
                 runner.max_epochs, runner.max_iters, runner.rank, runner.world_size, runner.train_loop.epoch,
                 runner.message_hub.get_info('max_epochs'), runner.cfg.train_cfg.max_epochs,
-                MessageHub.get_current_instance() is runner.message_hub, runner.experiment_name != ''
+                MessageHub.get_current_instance() is runner.message_hub, runner.experiment_name != '',
+                runner.distributed, osp.dirname(runner.log_dir) == runner.work_dir
             ]
             self.seen['sum'] = len(runner.message_hub.get_scalar('my_sum').data)
             self.seen['steps'] = runner.message_hub.get_info('my_steps')
