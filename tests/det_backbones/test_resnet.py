@@ -1,6 +1,8 @@
 import gzip
+import hashlib
 import json
 import logging
+import types
 
 import pytest
 import torch
@@ -172,12 +174,20 @@ def test_blocks_start_as_identities():
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """torchvision's file for ResNet-18, with made-up values, where a download would have put it."""
+    """Weights for ResNet-18, with made-up values, as if published by torchvision and downloaded by torch."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    monkeypatch.setenv("DETCORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("DETCORE_OFFLINE", "1")
-    (tmp_path / "checkpoints").mkdir()
     model = torchvision.models.resnet18()
-    torch.save(model.state_dict(), tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    file = tmp_path / "checkpoints" / "resnet18.pth"
+    file.parent.mkdir()
+    torch.save(model.state_dict(), file)
+    digits = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    file.rename(file.with_name(f"resnet18-{digits}.pth"))
+    address = f"https://download.pytorch.org/models/resnet18-{digits}.pth"
+    first = types.SimpleNamespace(url=address)
+    weights = types.SimpleNamespace(__members__={"IMAGENET1K_V1": first})
+    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda name: weights)
     return model
 
 
