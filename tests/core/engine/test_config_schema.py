@@ -116,7 +116,7 @@ def test_shipped_configs_are_valid(name, check):
     ("model.backbone.depth", "fifty", "model.backbone.depth: 'fifty'"),
     ("model.backbone.depth", 50.5, "model.backbone.depth: 50.5 is not of type"),
     ("model.bbox_head.num_classes", True, "num_classes: True is not of type"),
-    ("model.neck.in_channels", 256, "model.neck.in_channels: 256 is not of type 'array'"),
+    ("model.neck.in_channels", 256, "model.neck.in_channels: 256 is not valid"),
     ("model.neck.in_channels", ["a"], "model.neck.in_channels.0: 'a'"),
     ("model.bbox_head.loss_cls", "FocalLoss", "model.bbox_head.loss_cls: 'FocalLoss'"),
     ("train_pipeline.2.scale", [1333, 800, 3], "train_pipeline.2.scale: [1333, 800, 3] is too long"),
