@@ -3,10 +3,10 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-GROUP = "detcore.plugins"
+from detcore.plugins.memory import Memory, memory_file
+from detcore.plugins.reading import Unreadable, read_distributions
+
 ENVIRONMENT = ("DETCORE_PLUGINS", "DETCORE_DISABLE_PLUGINS", "DETCORE_STRICT_PLUGINS")
 
 # Scope -> the distribution that brings it, for hints in error messages.
@@ -55,12 +55,15 @@ class Claim:
         module: The plugin's module, for example ``"det_timm.plugin"``.
         distribution: Name of the distribution.
         version: Its version.
+        named: Hooks, but for components, whose names stand in the module's source, and its ways to tell of
+            names that are not its own (see ``detcore.plugins.sources``); None where the source does not tell.
     """
 
     scope: str
     module: str
     distribution: str
     version: str
+    named: frozenset[str] | None = field(default=None, compare=False)
 
     @property
     def owner(self) -> str:
@@ -84,41 +87,30 @@ class Installed:
 
 
 def find_installed() -> Installed:
-    """Read the metadata of all distributions on the path."""
-    # Imported here because it costs as much as half of `detcore --help`.
-    from importlib_metadata import distributions
-
+    """Read the metadata of all distributions on the path, or remember it where nothing has changed."""
     claims: dict[str, list[Claim]] = {}
     places: dict[str, list[str]] = {}
     unreadable = set()
-    for distribution in distributions():
-        try:
-            found = _claims_of(distribution)
-        except Exception as error:  # a damaged package, be it a plugin or not, must not cost all others
-            where = Path(str(getattr(distribution, "_path", distribution.locate_file("")))).resolve()
-            unreadable.add(f"metadata in {where} cannot be read: {type(error).__name__}: {error}")
+    for found in read_distributions(Memory(memory_file())):
+        if isinstance(found, Unreadable):
+            unreadable.add(found.reason)
             continue
-        folder = Path(str(distribution.locate_file(""))).resolve()  # a folder may stand on the path twice
-        for name in {re.sub(r"[-_.]+", "-", claim.distribution).lower() for claim in found}:
-            known = places.setdefault(name, [])
-            place = f"{found[0].version} in {folder}"
-            known += [place] if place not in known else []
-            if known == [place]:
-                for claim in found:
-                    claims.setdefault(claim.scope, []).append(claim)
+        known = places.setdefault(_normalised(found.name), [])
+        place = f"{found.version} in {found.folder}"  # a folder may stand on the path twice
+        known += [place] if place not in known else []
+        if known == [place]:
+            for scope, module, named in found.points:
+                claims.setdefault(scope, []).append(Claim(scope, module, found.name, found.version, named))
     repeated = [f"{name} is installed {len(known)} times, and the first counts: {'; '.join(known)}"
                 for name, known in sorted(places.items()) if len(known) > 1]
     ordered = {scope: sorted({*claims[scope]}, key=lambda claim: claim.owner) for scope in sorted(claims)}
     return Installed(ordered, sorted(unreadable), repeated)
 
 
-def _claims_of(distribution: Any) -> list[Claim]:
-    # Most distributions are no plugins: their metadata need not be parsed.
-    if GROUP not in (distribution.read_text("entry_points.txt") or ""):
-        return []
-    points = [point for point in distribution.entry_points if point.group == GROUP]
-    name, version = distribution.name, distribution.version
-    return [Claim(point.name, point.value.strip(), name, version) for point in points]
+def _normalised(name: str) -> str:
+    """A distribution's name, of which case and separators do not count."""
+    plain = name.lower().replace("_", "-").replace(".", "-")
+    return re.sub("-+", "-", plain) if "--" in plain else plain
 
 
 def pip_line(scope: str) -> str:

@@ -68,6 +68,10 @@ class PluginRecord:
     imports_torch: bool = False
     warned: bool = False
 
+    def may_name(self, *words: str) -> bool:
+        """Whether the source of its module names a hook or method, or does not tell."""
+        return any(claim.named is None or not claim.named.isdisjoint(words) for claim in self.claims)
+
     @property
     def scope(self) -> str:
         """The scope's name."""
@@ -100,6 +104,8 @@ class PluginHost:
         self._find = find
         self._installed: Installed | None = None
         self._records: dict[str, PluginRecord] = {}
+        self._scopes: list[str] = []
+        self._telling: dict[str, list[str]] = {}
         self._core: ComponentTable | None = None
         self._lock = threading.RLock()
 
@@ -115,6 +121,8 @@ class PluginHost:
                 self._installed = self._find()
                 claims = self._installed.claims
                 self._records = {scope: self._record(claims[scope]) for scope in claims}
+                usable = {scope for scope, record in self._records.items() if record.status != BLOCKED}
+                self._scopes = sorted(usable | {CORE})
                 unknown = self.permissions.unknown(claims, disabled=False)
                 for line in (*self._installed.unreadable, *unknown):
                     logger.warning("%s", line)
@@ -126,8 +134,8 @@ class PluginHost:
 
     def scopes(self) -> list[str]:
         """Scopes that are installed and allowed, sorted; ``detcore`` included."""
-        usable = {scope for scope, record in self.records().items() if record.status != BLOCKED}
-        return sorted(usable | {CORE})
+        self.installed()
+        return list(self._scopes)
 
     def describe(self, scope: str) -> str:
         """The state of a scope in a few words."""
@@ -188,6 +196,19 @@ class PluginHost:
         record = self.records().get(scope)
         return self._core if scope == CORE else None if record is None else record.table
 
+    def tables_telling(self, what: str) -> list[ComponentTable]:
+        """Tables, in the order of scopes, of which a plugin's source says that they may tell it.
+
+        Args:
+            what: ``"absent"`` or ``"words"``: the method of the table that tells.
+        """
+        if what not in self._telling:
+            records = self.records()
+            self._telling[what] = [
+                scope for scope in self.scopes() if scope == CORE or records[scope].may_name(what)
+            ]
+        return [table for table in map(self.try_table, self._telling[what]) if table is not None]
+
     def load_all(self, *, quiet: bool = False) -> list[PluginRecord]:
         """Load every allowed plugin, each failure isolated; all records, sorted by scope.
 
@@ -199,6 +220,15 @@ class PluginHost:
                 self._load(record) if quiet else self._load_isolated(record)
         return list(self.records().values())
 
+    def _load_with(self, *hooks: str) -> list[PluginRecord]:
+        """Load every allowed plugin that may implement one of ``hooks``; all records, sorted by scope."""
+        if self.permissions.strict:  # strict finds what is broken, be it needed or not
+            return self.load_all()
+        for record in self.records().values():
+            if record.status == INSTALLED and record.may_name(*hooks):
+                self._load_isolated(record)
+        return list(self.records().values())
+
     def requirements(self) -> dict[str, str]:
         """Scope -> ``"det-timm==0.3.0"`` of every loaded plugin, for logs and checkpoints."""
         return {
@@ -208,11 +238,11 @@ class PluginHost:
         }
 
     def observers(self) -> Observers:
-        """The observers of every installed and allowed plugin; loads those plugins."""
+        """The observers of every installed and allowed plugin; loads the plugins that may have some."""
         # One module may serve several scopes; its observers are called once all the same.
         found = {
             (hook, function): (record.scope, hook, function, names)
-            for record in self.load_all()
+            for record in self._load_with(*hookspecs.OBSERVER_HOOKS)
             for hook, function, names in record.observers
         }
         return Observers(found.values(), strict=self.permissions.strict)
@@ -220,15 +250,16 @@ class PluginHost:
     def commands(self) -> dict[str, list[tuple[Reference, str]]]:
         """Name -> ``(reference, help)`` of the commands that plugins add; more than one is a conflict."""
         found: dict[str, list[tuple[Reference, str]]] = {}
-        for record in self.load_all():
+        for record in self._load_with("detcore_commands"):
             table = record.commands
             for name, reference in table.commands.items() if table else ():
                 found.setdefault(name, []).append((reference, table.helps[name] if table else ""))
         return found
 
     def checkpoints(self) -> list[CheckpointTable]:
-        """What every installed and allowed plugin knows of foreign weight files; loads those plugins."""
-        return [record.checkpoints for record in self.load_all() if record.checkpoints is not None]
+        """What every installed and allowed plugin knows of foreign weight files; loads those that may."""
+        records = self._load_with("detcore_checkpoints")
+        return [record.checkpoints for record in records if record.checkpoints is not None]
 
     def _core_table(self) -> ComponentTable:
         with self._lock:

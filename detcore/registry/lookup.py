@@ -198,8 +198,9 @@ def _aliased(registry: Registry, meant: str) -> Component | None:
 def _absence(registry: Registry, name: str, scopes: list[str]) -> Absence | None:
     """What a scope says of a name that is not there: one that was searched, or for a plain name any other."""
     bare = name.rpartition(".")[2]
-    others = [] if "." in name else [scope for scope in source().scopes() if scope not in scopes]
-    tables = [table for table in map(source().try_table, (*scopes, *others)) if table is not None]
+    tables = [table for table in map(source().try_table, scopes) if table is not None]
+    if "." not in name:
+        tables += [table for table in source().tables_telling("absent") if table.scope not in scopes]
     known = [absence for table in tables if (absence := table.absence(registry.name, bare)) is not None]
     return next((absence for absence in known if absence.takes is not None), known[0] if known else None)
 
@@ -272,9 +273,9 @@ def candidates(registry: Registry, name: str) -> list[Candidate]:
 def _absent_names(registry: Registry, there: Mapping[str, Any]) -> dict[str, str]:
     """Names that nobody has, with the reason that whoever knows most of them gives."""
     known: dict[str, Absence] = {}
-    for table in map(source().try_table, source().scopes()):
-        for name in () if table is None else table.absent_names(registry.name):
-            absence = table.absence(registry.name, name) if table is not None else None
+    for table in source().tables_telling("absent"):
+        for name in table.absent_names(registry.name):
+            absence = table.absence(registry.name, name)
             better = name not in known or known[name].takes is None
             if absence is not None and name not in there and better:
                 known[name] = absence
@@ -308,7 +309,7 @@ def _resolvable(names: Reference | None) -> list[str]:
 
 def words(key: str) -> list[str]:
     """What all scopes tell of places that no signature describes; see :meth:`ComponentTable.words`."""
-    tables = [table for table in map(source().try_table, source().scopes()) if table is not None]
+    tables = source().tables_telling("words")
     return list(dict.fromkeys(word for table in tables for word in table.words_of(key)))
 
 

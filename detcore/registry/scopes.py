@@ -253,6 +253,9 @@ class ScopeSource(Protocol):
     def loaded_table(self, scope: str) -> ComponentTable | None:
         """The scope's table if it is loaded already; loads nothing."""
 
+    def tables_telling(self, what: str) -> list[ComponentTable]:
+        """Tables that may tell of names that are not their own, by their method ``absent`` or ``words``."""
+
     def scopes(self) -> list[str]:
         """Scopes that are installed and allowed, sorted; ``detcore`` included."""
 

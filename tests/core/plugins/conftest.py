@@ -27,6 +27,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.cache = folder.with_name(f"{folder.name}-cache")
         folder.mkdir()
 
     def distribution(
@@ -65,7 +66,7 @@ class Site:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("DETCORE_")}
         return subprocess.run(
             [sys.executable, *arguments],
-            env={**clean, "PYTHONPATH": str(self.folder), **environment},
+            env={**clean, "PYTHONPATH": str(self.folder), "DETCORE_CACHE": str(self.cache), **environment},
             cwd=self.folder, capture_output=True, text=True, timeout=60, check=False,
         )
 

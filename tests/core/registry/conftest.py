@@ -33,6 +33,9 @@ class HandMadeScopes:
 
     loaded_table = try_table
 
+    def tables_telling(self, what: str) -> list[ComponentTable]:
+        return [self.tables[scope] for scope in sorted(self.tables) if scope not in self.broken]
+
     def scopes(self) -> list[str]:
         return sorted({*self.tables, *self.broken})
 
