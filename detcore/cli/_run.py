@@ -120,13 +120,13 @@ def _read(config: str, work_dir: str | None, options: dict[str, Any]) -> tuple[C
     return cfg, overrides
 
 
-def _check(cfg: Config, modes: Sequence[str], *, trust: bool) -> None:
+def _check(cfg: Config, modes: Sequence[str], *, trust: bool, files: bool = True) -> None:
     """What `detcore check` finds stops the run here, before anything is built.
 
     The runner checks again what its parts need, for those who start it from Python; it logs the warnings.
     """
     import_named_modules(cfg, trust=trust)
-    options = CheckOptions(networks=False, processes=launched_processes(cfg))
+    options = CheckOptions(files=files, networks=False, processes=launched_processes(cfg))
     errors = errors_among(check_config(cfg, modes, options))
     if errors:
         raise InvalidConfigError(errors)
@@ -143,7 +143,7 @@ def _train(cfg: Config, overrides: dict[str, Any], began: _Began, *, trust: bool
 def _dry_run(cfg: Config, *, trust: bool) -> int:
     from detcore.engine.dry_run import make_dry
 
-    import_named_modules(cfg, trust=trust)
+    _check(cfg, ("train", "val"), trust=trust, files=False)  # what is not there will be drawn
     with tempfile.TemporaryDirectory(prefix="detcore-dry-run-") as folder:
         for note in make_dry(cfg, Path(folder)):
             click.echo(note)

@@ -193,3 +193,10 @@ def test_num_classes_that_do_not_fit_end_the_run_before_the_first_step(detcore, 
     config = retinanet()
     assert detcore("run", config, "--cfg-options", "model.bbox_head.num_classes=80") == 2
     assert "80 classes" in detcore.output
+
+
+def test_a_dry_run_says_first_what_is_wrong_with_the_config_as_it_stands(detcore, tmp_path):
+    config = tmp_path / "old.py"
+    config.write_text("model = dict(type='X')\ndata = dict(samples_per_gpu=2)\noptimizer = dict(type='SGD')\n")
+    assert detcore("run", config, "--dry-run") == 2
+    assert "MMDetection 2.x" in detcore.output
