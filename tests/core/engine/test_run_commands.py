@@ -197,6 +197,6 @@ def test_num_classes_that_do_not_fit_end_the_run_before_the_first_step(detcore, 
 
 def test_a_dry_run_says_first_what_is_wrong_with_the_config_as_it_stands(detcore, tmp_path):
     config = tmp_path / "old.py"
-    config.write_text("model = dict(type='X')\ndata = dict(samples_per_gpu=2)\noptimizer = dict(type='SGD')\n")
+    config.write_text("model = dict(type='X')\ndata = dict(samples_per_gpu=2)\noptimizer = dict(lr=1)\n")
     assert detcore("run", config, "--dry-run") == 2
     assert "MMDetection 2.x" in detcore.output
