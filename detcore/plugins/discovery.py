@@ -103,8 +103,12 @@ def find_installed() -> Installed:
                 claims.setdefault(scope, []).append(Claim(scope, module, found.name, found.version, named))
     repeated = [f"{name} is installed {len(known)} times, and the first counts: {'; '.join(known)}"
                 for name, known in sorted(places.items()) if len(known) > 1]
-    ordered = {scope: sorted({*claims[scope]}, key=lambda claim: claim.owner) for scope in sorted(claims)}
+    ordered = {scope: _without_repeats(claims[scope]) for scope in sorted(claims)}
     return Installed(ordered, sorted(unreadable), repeated)
+
+
+def _without_repeats(claims: list[Claim]) -> list[Claim]:
+    return claims if len(claims) == 1 else sorted({*claims}, key=lambda claim: claim.owner)
 
 
 def _normalised(name: str) -> str:

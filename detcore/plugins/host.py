@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,7 +104,7 @@ class PluginHost:
         self._find = find
         self._installed: Installed | None = None
         self._records: dict[str, PluginRecord] = {}
-        self._scopes: list[str] = []
+        self._scopes: dict[str, None] = {}
         self._telling: dict[str, list[str]] = {}
         self._core: ComponentTable | None = None
         self._lock = threading.RLock()
@@ -122,7 +122,7 @@ class PluginHost:
                 claims = self._installed.claims
                 self._records = {scope: self._record(claims[scope]) for scope in claims}
                 usable = {scope for scope, record in self._records.items() if record.status != BLOCKED}
-                self._scopes = sorted(usable | {CORE})
+                self._scopes = dict.fromkeys(sorted(usable | {CORE}))
                 unknown = self.permissions.unknown(claims, disabled=False)
                 for line in (*self._installed.unreadable, *unknown):
                     logger.warning("%s", line)
@@ -132,10 +132,10 @@ class PluginHost:
         refusal = self.permissions.refusal(claims[0].scope)
         return PluginRecord(claims, status=BLOCKED if refusal else INSTALLED, reason=refusal)
 
-    def scopes(self) -> list[str]:
+    def scopes(self) -> Collection[str]:
         """Scopes that are installed and allowed, sorted; ``detcore`` included."""
         self.installed()
-        return list(self._scopes)
+        return self._scopes.keys()
 
     def describe(self, scope: str) -> str:
         """The state of a scope in a few words."""

@@ -5,7 +5,7 @@ connects them here, so that the registry stays usable without a host (in tests, 
 """
 import importlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -256,7 +256,7 @@ class ScopeSource(Protocol):
     def tables_telling(self, what: str) -> list[ComponentTable]:
         """Tables that may tell of names that are not their own, by their method ``absent`` or ``words``."""
 
-    def scopes(self) -> list[str]:
+    def scopes(self) -> Collection[str]:
         """Scopes that are installed and allowed, sorted; ``detcore`` included."""
 
     def describe(self, scope: str) -> str:

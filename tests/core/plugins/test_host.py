@@ -27,7 +27,7 @@ def test_a_scope_is_imported_when_it_is_named_and_a_component_when_it_is_got(sit
         mine = lambda: sorted(name for name in sys.modules if name.startswith(("det_good", "det_other")))
         print(mine())
         from detcore.plugins import host
-        print(host().scopes().count("good"), mine())
+        print([*host().scopes()].count("good"), mine())
         print(host().table("good").names("models"), mine())
         print(MODELS.get("good.Thing"), mine())
     """).splitlines()
