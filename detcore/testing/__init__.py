@@ -9,6 +9,8 @@ def test_it_is_a_backbone():
 from detcore.data.drawn import make_shapes, tiny_coco
 from detcore.testing.batches import tiny_batch
 from detcore.testing.detectors import check_detector
+from detcore.testing.hooks import check_hook
+from detcore.testing.losses import check_loss
 from detcore.testing.metrics import check_metric
 from detcore.testing.networks import check_backbone, check_gradients, check_neck
 from detcore.testing.pipelines import check_dataset, check_transform, tiny_results
@@ -18,6 +20,8 @@ __all__ = [
     "check_dataset",
     "check_detector",
     "check_gradients",
+    "check_hook",
+    "check_loss",
     "check_metric",
     "check_neck",
     "check_transform",

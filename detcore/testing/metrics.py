@@ -11,7 +11,7 @@ from detcore.testing.batches import tiny_batch
 from detcore.testing.building import Source, build, require
 
 
-def check_metric(source: Source, *, num_classes: int = 3) -> None:
+def check_metric(source: Source, *, num_classes: int = 3, figures: bool = True) -> None:
     """Check all that a metric promises.
 
     ``process`` takes predictions, ``evaluate`` gives figures by name and forgets what it has seen; a batch
@@ -20,6 +20,7 @@ def check_metric(source: Source, *, num_classes: int = 3) -> None:
     Args:
         source: ``dict(type=...)``, or a function that builds the metric. Ground truth comes with the samples.
         num_classes: Of the made-up data.
+        figures: Whether it measures; others write files.
 
     Raises:
         AssertionError: Says which promise is broken.
@@ -27,24 +28,23 @@ def check_metric(source: Source, *, num_classes: int = 3) -> None:
     metric = build(source, METRICS)
     metric.dataset_meta = {"classes": tuple(f"class {i}" for i in range(num_classes))}
     samples = _predicted(num_classes)
-    figures = _evaluate(metric, samples)
-    for name, value in figures.items():
+    told = _evaluate(metric, samples, figures)
+    for name, value in told.items():
         require(isinstance(name, str), f"figures have names, got {name!r}")
         require(isinstance(value, int | float), f"{name} must be a number, got {type(value).__name__}")
     prefix = getattr(metric, "prefix", None)
-    named = all(name.startswith(f"{prefix}/") for name in figures) if prefix else True
-    require(named, f"every figure must start with '{prefix}/', got {sorted(figures)}")
-    turned = _evaluate(metric, samples[::-1])
-    require(
-        _near(turned, figures), "the figures depend on the order of the images, or on an earlier evaluation"
-    )
-    _evaluate(metric, [_without_predictions(sample) for sample in samples])
+    named = all(name.startswith(f"{prefix}/") for name in told) if prefix else True
+    require(named, f"every figure must start with '{prefix}/', got {sorted(told)}")
+    turned = _evaluate(metric, samples[::-1], figures)
+    require(_near(turned, told), "the figures depend on the order of the images, or on an earlier evaluation")
+    _evaluate(metric, [_without_predictions(sample) for sample in samples], figures)
 
 
-def _evaluate(metric: Any, samples: list[dict[str, Any]]) -> dict[str, Any]:
+def _evaluate(metric: Any, samples: list[dict[str, Any]], measures: bool) -> dict[str, Any]:
     metric.process(None, samples)
     figures = metric.evaluate(len(samples))
-    require(isinstance(figures, Mapping) and figures, f"evaluate must give figures by name, got {figures!r}")
+    is_told = isinstance(figures, Mapping) and bool(figures) >= measures
+    require(is_told, f"evaluate must give figures by name, got {figures!r}")
     return dict(figures)
 
 

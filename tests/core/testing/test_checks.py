@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from detcore.config import Config
+from detcore.engine.hooks import Hook
 from detcore.evaluation import Metric
 from detcore.registry import DATASETS
 from detcore.structures import InstanceData
@@ -13,6 +14,8 @@ from detcore.testing import (
     check_backbone,
     check_dataset,
     check_detector,
+    check_hook,
+    check_loss,
     check_metric,
     check_neck,
     check_transform,
@@ -231,3 +234,67 @@ def test_a_broken_metric_is_told_why(broken, message):
     check_metric({"type": "CocoMetric"})
     with pytest.raises(AssertionError, match=message):
         check_metric(lambda: Count(broken))
+
+
+class SquaredError(nn.Module):
+    """Reduces as losses do; what is broken is said by name."""
+
+    def __init__(self, broken=""):
+        super().__init__()
+        self.broken = broken
+
+    def forward(self, pred, target, weight=None, avg_factor=None, reduction_override=None):
+        if self.broken == "detached":
+            pred = pred.detach()
+        each = (pred - target).square()
+        if weight is not None and self.broken != "weight":
+            each = each * weight
+        if reduction_override == "none":
+            return each
+        if avg_factor is not None and self.broken != "factor":
+            return each.sum() / avg_factor
+        return each.sum() if reduction_override == "sum" else each.mean()
+
+
+@pytest.mark.parametrize(("broken", "message"), [
+    ("detached", "the loss has no gradient"),
+    ("weight", "weights of zero gives"),
+    ("factor", "avg_factor=7 gives"),
+])  # fmt: skip
+def test_a_broken_loss_is_told_why(broken, message):
+    pred, target = torch.arange(8.0).reshape(4, 2), torch.ones(4, 2)
+    check_loss(SquaredError, pred, target)
+    with pytest.raises(AssertionError, match=message):
+        check_loss(lambda: SquaredError(broken), pred, target)
+
+
+class GoodHook(Hook):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        """Nothing."""
+
+
+class WrongArguments(Hook):
+    def after_train_iter(self, runner, number):
+        """Nothing."""
+
+
+class WrongName(Hook):
+    def after_train_iteration(self, runner):
+        """Nothing."""
+
+
+class Forgets(Hook):
+    def state_dict(self):
+        return None
+
+
+@pytest.mark.parametrize(("kind", "message"), [
+    (WrongArguments, "after_train_iter"),
+    (WrongName, "after_train_iter"),
+    (Forgets, "state_dict must give a dict"),
+    (nn.Identity, "must derive from detcore.engine.hooks.Hook"),
+])  # fmt: skip
+def test_a_broken_hook_is_told_why(kind, message):
+    check_hook(GoodHook)
+    with pytest.raises(AssertionError, match=message):
+        check_hook(kind)

@@ -1,0 +1,296 @@
+"""Every component of our own packages keeps the promises of its kind, and none can be forgotten.
+
+A new component of a kind that the kit checks needs an example in `EXAMPLES`, or its test fails. What kind a
+component is follows from its registry and from how it is called, not from its name.
+"""
+
+import inspect
+import json
+from functools import partial
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+from detcore.config import Config
+from detcore.plugins import host
+from detcore.registry.core import REGISTRIES
+from detcore.testing import (
+    check_backbone,
+    check_dataset,
+    check_detector,
+    check_hook,
+    check_loss,
+    check_metric,
+    check_neck,
+    check_transform,
+    tiny_coco,
+    tiny_results,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+CLASSES = ("circle", "square", "triangle", "star", "ring")
+# Registries whose components are all of one kind.
+KINDS = {"datasets": "dataset", "transforms": "transform", "metrics": "metric", "hooks": "hook"}
+
+
+def kind_of(scope, registry, component):
+    """What a component is, for those that the kit has a check for; None for all others."""
+    if registry in KINDS:
+        return KINDS[registry]
+    if registry != "models" or scope == "detcore":  # detcore's own models are layers and moving averages
+        return None
+    arguments = inspect.signature(component.forward).parameters
+    if "reduction_override" in arguments:
+        return "loss"
+    if "mode" in arguments:
+        return "detector" if "tta_cfg" not in inspect.signature(component).parameters else None
+    is_head = hasattr(component, "loss") and hasattr(component, "predict")
+    takes_batches = {"data_samples", "data"} & set(arguments)
+    return None if is_head or takes_batches else "network"
+
+
+def our_scopes():
+    """The core and every installed scope whose package lies in this repository."""
+    folders = {
+        path.parent.name for pattern in ("*", "plugins/*") for path in ROOT.glob(f"{pattern}/plugin.py")
+    }
+    records = host().records().items()
+    return ["detcore", *(s for s, record in records if record.claims[0].module.partition(".")[0] in folders)]
+
+
+def components():
+    for scope in our_scopes():
+        for registry, name, reference in host().table(scope):
+            kind = kind_of(scope, registry, reference.load())
+            if kind is not None:
+                yield f"{scope}.{registry}.{name}", kind
+
+
+# ---------------------------------------------------------------------------------------------- examples
+
+
+def detector():
+    model = Config.fromfile("detcore::shapes/retinanet_r18_fpn_shapes.py").model
+    model.backbone.update(base_channels=8)
+    model.neck.update(in_channels="auto", out_channels=32)
+    model.bbox_head.update(in_channels=32, feat_channels=32, stacked_convs=1)
+    return model
+
+
+def coco(folder):
+    return {
+        "type": "CocoDataset",
+        "ann_file": str(tiny_coco(folder)),
+        "data_prefix": {"img": f"{folder}/images/"},
+        "metainfo": {"classes": CLASSES},
+        "pipeline": [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations", "with_bbox": True}],
+    }
+
+
+def own_format(folder):
+    """The annotations of the manual's own format, which `BaseDetDataset` reads."""
+    content = json.loads(tiny_coco(folder).read_text())
+    boxes = [
+        each["bbox"] for each in content["annotations"] if each["image_id"] == content["images"][0]["id"]
+    ]
+    instances = [{"bbox": [x, y, x + w, y + h], "bbox_label": 0, "ignore_flag": 0} for x, y, w, h in boxes]
+    image = content["images"][0]
+    entry = {"img_path": image["file_name"], "height": image["height"], "width": image["width"]}
+    file = folder / "own.json"
+    file.write_text(json.dumps({
+        "metainfo": {"classes": list(CLASSES)},
+        "data_list": [{**entry, "img_id": 0, "instances": instances}],
+    }))  # fmt: skip
+    return {**coco(folder), "type": "BaseDetDataset", "ann_file": str(file)}
+
+
+def on_disk(folder):
+    """Results that still have to be loaded."""
+    image = tiny_results()
+    path = folder / "image.png"
+    cv2.imwrite(str(path), image["img"])
+    boxes = zip(image["gt_bboxes"].tolist(), image["gt_bboxes_labels"].tolist(), strict=True)
+    instances = [{"bbox": box, "bbox_label": label, "ignore_flag": 0} for box, label in boxes]
+    return {"img_path": str(path), "img_id": 0, "instances": instances}
+
+
+def mixed():
+    return {**tiny_results(), "mix_results": [tiny_results(objects) for objects in (1, 2, 0)]}
+
+
+def logits(shape=(6, 5)):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def boxes(shift):
+    corner = torch.tensor([[0.0, 0.0], [5.0, 3.0], [2.0, 8.0], [9.0, 9.0]])
+    return torch.cat([corner, corner + torch.tensor([10.0, 6.0])], 1) + shift
+
+
+LABELS = torch.tensor([0, 4, 2, 5, 1, 5])  # 5 is the background
+NO_FIGURES = {"num_classes": 5, "figures": False}
+RESIZE = {"type": "Resize", "scale": (80, 60), "keep_ratio": True}
+
+EXAMPLES = {
+    "network": {
+        "backbones.models.ResNeXt": lambda _: check_backbone(
+            {"type": "ResNeXt", "depth": 50, "groups": 4, "base_width": 4, "base_channels": 16}
+        ),
+        "backbones.models.ResNet": lambda _: check_backbone({"type": "ResNet", "depth": 18}),
+        "backbones.models.ResNetV1d": lambda _: check_backbone(
+            {"type": "ResNetV1d", "depth": 18, "base_channels": 16, "stem_channels": 16}
+        ),
+        "models.models.FPN": lambda _: check_neck(
+            {"type": "FPN", "in_channels": "auto", "out_channels": 8, "num_outs": 5},
+            in_channels=[8, 16, 32, 64],
+        ),
+        "timm.models.TIMMBackbone": lambda _: [
+            check_backbone({"type": "timm.TIMMBackbone", "model_name": name}, size=(64, 96), tolerance=1e-3)
+            for name in ("resnet18", "test_efficientnet", "test_convnext", "test_vit")
+        ],
+        "timm.models.MMPretrainBackbone": lambda _: check_backbone(
+            {"type": "mmpretrain.TIMMBackbone", "model_name": "resnet18", "features_only": True}
+        ),
+    },
+    "detector": {
+        "models.models.RetinaNet": lambda _: check_detector(detector(), num_classes=5),
+        "models.models.SingleStageDetector": lambda _: check_detector(
+            {**detector(), "type": "SingleStageDetector"}, num_classes=5, distributed=False
+        ),
+    },
+    "loss": {
+        **{
+            f"models.models.{name}": partial(
+                lambda _, name: check_loss({"type": name}, boxes(0.0), boxes(1.5)), name=name
+            )
+            for name in ("BoundedIoULoss", "CIoULoss", "DIoULoss", "EIoULoss", "GIoULoss", "IoULoss")
+        },
+        "models.models.L1Loss": lambda _: check_loss({"type": "L1Loss"}, boxes(0.0), boxes(1.5)),
+        "models.models.SmoothL1Loss": lambda _: check_loss({"type": "SmoothL1Loss"}, boxes(0.0), boxes(1.5)),
+        "models.models.FocalLoss": lambda _: check_loss({"type": "FocalLoss"}, logits(), LABELS),
+        "models.models.CrossEntropyLoss": lambda _: check_loss(
+            {"type": "CrossEntropyLoss"}, logits((6, 6)), LABELS
+        ),
+    },
+    "dataset": {
+        "datasets.datasets.CocoDataset": lambda folder: check_dataset(coco(folder)),
+        "detcore.datasets.BaseDetDataset": lambda folder: check_dataset(own_format(folder)),
+        "detcore.datasets.ClassBalancedDataset": lambda folder: check_dataset(
+            {"type": "ClassBalancedDataset", "dataset": coco(folder), "oversample_thr": 0.5}
+        ),
+        "detcore.datasets.ConcatDataset": lambda folder: check_dataset(
+            {"type": "ConcatDataset", "datasets": [coco(folder), coco(folder)]}
+        ),
+        "detcore.datasets.MultiImageMixDataset": lambda folder: check_dataset(
+            {
+                "type": "MultiImageMixDataset",
+                "dataset": coco(folder),
+                "pipeline": [{"type": "Mosaic", "img_scale": (40, 32)}],
+            }
+        ),
+        "detcore.datasets.RepeatDataset": lambda folder: check_dataset(
+            {"type": "RepeatDataset", "dataset": coco(folder), "times": 2}
+        ),
+    },
+    "transform": {
+        **{
+            f"detcore.transforms.{given['type']}": partial(
+                lambda _, given: check_transform(given), given=given
+            )
+            for given in (
+                {"type": "Compose", "transforms": [RESIZE]},
+                {"type": "FilterAnnotations", "min_gt_bbox_wh": (10, 10)},
+                {"type": "LoadImageFromNDArray"},
+                {"type": "PackDetInputs", "meta_keys": ("img_id", "img_shape")},
+                {"type": "Pad", "size_divisor": 32},
+                {"type": "PhotoMetricDistortion"},
+                {"type": "RandomApply", "transforms": [RESIZE]},
+                {"type": "RandomChoice", "transforms": [[RESIZE], [{"type": "RandomFlip", "prob": 1.0}]]},
+                {"type": "RandomChoiceResize", "scales": [(40, 40), (90, 60)]},
+                {"type": "RandomCrop", "crop_size": (30, 30), "allow_negative_crop": True},
+                {"type": "RandomFlip", "prob": 0.5, "direction": ["horizontal", "vertical"]},
+                {"type": "RandomResize", "scale": [(40, 40), (90, 60)], "keep_ratio": True},
+                RESIZE,
+                {
+                    "type": "TestTimeAug",
+                    "transforms": [[RESIZE], [{"type": "PackDetInputs", "meta_keys": ()}]],
+                },
+            )
+        },
+        "detcore.transforms.LoadImageFromFile": lambda folder: check_transform(
+            {"type": "LoadImageFromFile"}, on_disk(folder)
+        ),
+        "detcore.transforms.LoadAnnotations": lambda folder: check_transform(
+            {"type": "LoadAnnotations", "with_bbox": True}, on_disk(folder)
+        ),
+        "detcore.transforms.Mosaic": lambda _: check_transform(
+            {"type": "Mosaic", "img_scale": (64, 48)}, mixed()
+        ),
+        "detcore.transforms.MixUp": lambda _: check_transform(
+            {"type": "MixUp", "img_scale": (64, 48)}, {**mixed(), "mix_results": [tiny_results(2)]}
+        ),
+    },
+    "metric": {
+        "datasets.metrics.CocoMetric": lambda _: check_metric({"type": "CocoMetric"}, num_classes=5),
+        "detcore.metrics.DumpDetResults": lambda folder: check_metric(
+            {"type": "DumpDetResults", "out_file_path": f"{folder}/found.pkl"}, **NO_FIGURES
+        ),
+        "detcore.metrics.DumpResults": lambda folder: check_metric(
+            {"type": "DumpResults", "out_file_path": f"{folder}/found.pkl"}, **NO_FIGURES
+        ),
+        "detcore.metrics.DumpProposals": lambda folder: check_metric(
+            {"type": "DumpProposals", "output_dir": str(folder)}, **NO_FIGURES
+        ),
+    },
+    "hook": {  # those that need arguments; all others are checked with their defaults
+        "detcore.hooks.EarlyStoppingHook": lambda _: check_hook(
+            {"type": "EarlyStoppingHook", "monitor": "coco/bbox_mAP"}
+        ),
+        "detcore.hooks.PipelineSwitchHook": lambda _: check_hook(
+            {"type": "PipelineSwitchHook", "switch_epoch": 3, "switch_pipeline": [RESIZE]}
+        ),
+        "detcore.hooks.PrepareTTAHook": lambda _: check_hook(
+            {"type": "PrepareTTAHook", "tta_cfg": {"type": "DetTTAModel"}}
+        ),
+    },
+}
+
+
+def example(name, kind):
+    """How a component is checked; hooks that need no arguments need no example."""
+    found = EXAMPLES[kind].get(name)
+    if found is None and kind == "hook":
+        return lambda _: check_hook({"type": name.replace("hooks.", "")})
+    return found
+
+
+@pytest.mark.parametrize(("name", "kind"), list(components()))
+def test_every_component_keeps_the_promises_of_its_kind(name, kind, tmp_path):
+    check = example(name, kind)
+    if check is None:
+        pytest.fail(
+            f"{name} is a {kind} without an example: add EXAMPLES[{kind!r}][{name!r}] with a small config, "
+            "so that detcore.testing checks it"
+        )
+    check(tmp_path)
+
+
+def test_every_example_is_of_a_component():
+    there = dict(components())
+    missing = {"detcore", "models", "backbones", "datasets", "timm"} - set(our_scopes())
+    if missing:
+        pytest.skip(f"not installed: {', '.join(sorted(missing))}")
+    assert {name: kind for kind, names in EXAMPLES.items() for name in names}.items() <= there.items()
+
+
+def test_every_registry_is_checked_or_known_to_have_no_check():
+    unchecked = {
+        "data_samplers", "evaluators", "inferencers", "log_processors", "loops", "optim_wrapper_constructors",
+        "optim_wrappers", "optimizers", "param_schedulers", "runners", "task_utils", "visbackends",
+        "visualizers", "weight_initializers",
+    }  # fmt: skip
+    used = {registry for scope in our_scopes() for registry, _, _ in host().table(scope)}
+    assert used <= unchecked | {"models", *KINDS}
+    assert unchecked <= set(REGISTRIES)
