@@ -22,11 +22,15 @@ def list_models(pattern: str, classes: bool, pretrained: bool, as_json: bool) ->
 
     import timm
 
-    from det_timm.zoo import class_modules, default_variant
+    from det_timm.zoo import class_modules, first_variant
 
     if classes:
-        names = [name for name in class_modules() if fnmatch.fnmatch(name.lower(), pattern.lower())]
-        lines = [f"{name}  (timm.{name} alone is {default_variant(name)})" for name in sorted(names)]
+        matching = [
+            name for name in sorted(class_modules()) if fnmatch.fnmatch(name.lower(), pattern.lower())
+        ]
+        meant = {name: model for name in matching if (model := first_variant(name))}
+        names = list(meant)
+        lines = [f"{name}  (timm.{name} alone is {model})" for name, model in meant.items()]
     else:
         names = list(timm.list_models(pattern, pretrained=pretrained))
         lines = names

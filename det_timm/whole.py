@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from det_timm.zoo import FeatureMap, check_model, close_arguments, on_meta
+from det_timm.zoo import FeatureMap, check_model, explain_arguments, on_meta
 from detcore.errors import ConfigError
 
 
@@ -49,8 +49,9 @@ def whole_map(model_name: str, **arguments: Any) -> FeatureMap:
     try:
         model: Any = without_classifier(on_meta(model_name, **arguments))
     except (TypeError, RuntimeError, ValueError, KeyError, AssertionError) as error:
-        close = close_arguments(model_name, error)
-        raise ConfigError(f"timm cannot build {model_name} like this: {error}{close}") from error
+        raise ConfigError(
+            explain_arguments(model_name, error) or f"timm cannot build {model_name} like this: {error}"
+        ) from error
     size = image_size(model, arguments)
     device = next(model.parameters()).device
     with torch.no_grad():

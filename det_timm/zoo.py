@@ -135,15 +135,20 @@ def default_variant(class_name: str) -> str:
     Raises:
         ConfigError: timm has no such class, or no model of it.
     """
-    chosen = DEFAULT_VARIANTS.get(class_name)
-    if chosen is not None and is_model(chosen):
-        return chosen
-    names = (name for name in _by_preference(class_modules().get(class_name, "")))
-    found = next((name for name in names if class_of(name) == class_name), None)
+    found = first_variant(class_name)
     if found is None:
         variants(class_name)  # says so if there is no such class
         raise ConfigError(f"no model of timm {timm.__version__} is built as {class_name!r} alone")
     return found
+
+
+def first_variant(class_name: str) -> str | None:
+    """The same; None for classes that only parts of models have."""
+    chosen = DEFAULT_VARIANTS.get(class_name)
+    if chosen is not None and is_model(chosen):
+        return chosen
+    names = _by_preference(class_modules().get(class_name, ""))
+    return next((name for name in names if class_of(name) == class_name), None)
 
 
 def _by_preference(module: str) -> Iterator[str]:
@@ -200,19 +205,20 @@ def _features_on_meta(model_name: str, arguments: dict[str, Any]) -> nn.Module:
         return on_meta(model_name, features_only=True, **arguments)
     except (TypeError, AttributeError, RuntimeError, AssertionError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"timm's {model_name} cannot give feature maps: {error}{close_arguments(model_name, error)}"
+            explain_arguments(model_name, error) or f"timm's {model_name} cannot give feature maps: {error}"
         ) from error
 
 
-def close_arguments(model_name: str, error: Exception) -> str:
-    """The arguments of a model whose names are near to the one that it does not take."""
+def explain_arguments(model_name: str, error: Exception) -> str:
+    """What to say of an argument that a model does not take; empty if the error is another one."""
     wrong = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if wrong is None:
         return ""
     taken = [name for name in _arguments(model_name) if name not in ("self", "kwargs", "in_chans")]
     close = difflib.get_close_matches(wrong[1], taken, n=3)
     names = " or ".join(map(repr, close)) if close else ""
-    return f"; did you mean {names}?" if close else f"; {class_of(model_name)} takes {', '.join(taken)}"
+    hint = f"did you mean {names}?" if close else f"{class_of(model_name)} takes {', '.join(taken)}"
+    return f"timm's {model_name} takes no argument {wrong[1]!r}; {hint}"
 
 
 def flexible_arguments(model_name: str) -> dict[str, Any]:

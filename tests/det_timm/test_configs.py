@@ -38,6 +38,18 @@ def test_mmdetections_examples_are_right_and_a_wrong_channel_is_found(told, chan
     assert str(channels) in found.message
 
 
+@pytest.mark.parametrize(("told", "message"), [
+    ({"out_indices": (1, 2, 3, 9)}, "no map 9; it has 0: stride 2"),
+    ({"drop_path_rat": 0.1}, "did you mean 'drop_path_rate'"),
+    ({"frozen_stages": 12}, "has stages 0 to 7"),
+])  # fmt: skip
+def test_what_a_backbone_refuses_is_found_before_a_run(told, message):
+    found = check_config(example({**EXAMPLES[0][0], **told}, None))
+    (problem,) = (each for each in found if each.path.startswith("model"))
+    assert (problem.path, problem.severity) == ("model.backbone", "error")
+    assert message in problem.message
+
+
 def test_a_dry_run_fetches_no_published_weights(tmp_path):
     config = example(*EXAMPLES[0])
     make_dry(config, tmp_path)
