@@ -3,6 +3,7 @@
     python benchmarks/train_step.py                                 # CPU, float32 and bfloat16
     python benchmarks/train_step.py --device cuda --batch 16 --size 800 1344
     python benchmarks/train_step.py --rounds 1 --size 64 96         # does it run at all
+    python benchmarks/train_step.py --only float32 --config configs/timm_example/...b1_fpn_1x_coco.py
 
 The bare network is the same model's backbone, neck and head convolutions, with the sum of all outputs for a
 loss. All get the same normalised images and boxes, in turns, and ratios are taken within a round: what else
@@ -38,14 +39,16 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, nargs=2, default=(512, 640), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--boxes", type=int, default=8, help="boxes an image")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--config", type=Path, default=CONFIG, help="a RetinaNet of 80 classes")
     parser.add_argument("--threads", type=int, help="as many as torch takes where left out")
     parser.add_argument("--only", nargs="+", help="rows whose name holds one of these words")
     return parser
 
 
-def our_model(device: str) -> nn.Module:
-    cfg = Config.fromfile(CONFIG).model
+def our_model(device: str, config: Path = CONFIG) -> nn.Module:
+    cfg = Config.fromfile(config).model
     cfg.backbone.init_cfg = None
+    cfg.backbone.pop("pretrained", None)
     model = MODELS.build(cfg)
     model.init_weights()
     return model.to(device)
@@ -119,8 +122,8 @@ def autocast(device: str, on: bool) -> contextlib.AbstractContextManager:
 
 def rows(args: argparse.Namespace) -> dict[str, Run]:
     inputs, samples = made_up_batch(args)
-    ours = our_model(args.device).train()
-    last = our_model(args.device).train().to(memory_format=torch.channels_last)
+    ours = our_model(args.device, args.config).train()
+    last = our_model(args.device, args.config).train().to(memory_format=torch.channels_last)
     theirs = torchvision_model(args.device)
     images = list(inputs)
     targets = [{"boxes": s.gt_instances.bboxes, "labels": s.gt_instances.labels} for s in samples]
@@ -190,7 +193,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     height, width = args.size
     print(
-        f"RetinaNet R50, {args.batch}x3x{height}x{width}, {args.boxes} boxes an image, {args.device}, ",
+        f"{args.config.stem}, {args.batch}x3x{height}x{width}, {args.boxes} boxes an image, {args.device}, ",
         end="",
     )
     print(f"{torch.get_num_threads()} threads, {args.rounds} rounds, torch {torch.__version__}")
