@@ -115,16 +115,23 @@ def test_activations_computed_again_give_the_same_gradients(name):
 
 
 FAMILIES = [
-    *KINDS.values(), "swin_tiny_patch4_window7_224", "convnext_atto", "regnetx_002", "xcit_nano_12_p16_224",
-    "mvitv2_tiny", "twins_svt_small", "deit_tiny_distilled_patch16_224", "mobilevit_xxs", "pvt_v2_b0",
+    "swin_tiny_patch4_window7_224", "convnext_atto", "regnetx_002", "xcit_nano_12_p16_224", "mvitv2_tiny",
+    "twins_svt_small", "deit_tiny_distilled_patch16_224", "mobilevit_xxs", "pvt_v2_b0", "coat_mini",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "chosen"),
-    [*((name, None) for name in FAMILIES), ("efficientnet_b0", (1, 2)), ("hrnet_w18_small", (1, 2)),
-     ("vit_tiny_patch16_224", (3, 5)), ("coat_mini", (3,)), ("crossvit_tiny_240", (1,))],
-)  # fmt: skip
+    [
+        *((name, None) for name in KINDS.values()),
+        *(pytest.param(name, None, marks=pytest.mark.slow) for name in FAMILIES),
+        ("efficientnet_b0", (1, 2)),
+        ("hrnet_w18_small", (1, 2)),
+        ("vit_tiny_patch16_224", (3, 5)),
+        ("crossvit_tiny_240", (1,)),
+        pytest.param("coat_mini", (3,), marks=pytest.mark.slow),
+    ],
+)
 def test_every_parameter_that_trains_has_a_gradient(name, chosen):
     with torch.device("meta"):
         backbone = TIMMBackbone(name, out_indices=chosen).train()
