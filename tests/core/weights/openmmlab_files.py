@@ -62,7 +62,7 @@ class Config:
         self.config = config
 
     def __getstate__(self):
-        return (self.config, "/work/x.py", "lr = 0.1", {}, True, {"numpy"})
+        return (self.config, "/home/someone/x.py", "lr = 0.1", {}, True, {"numpy"})
 
 
 class LazyObject:
@@ -91,7 +91,7 @@ class ConfigOf1x(Config):
     """``mmcv.utils.config.Config``."""
 
     def __getstate__(self):
-        return (self.config, "/work/x.py", "lr = 0.1")
+        return (self.config, "/home/someone/x.py", "lr = 0.1")
 
 
 NAMES = {
@@ -162,7 +162,7 @@ def content_of_3x():
             "epoch": 1, "iter": 10, "cfg": "lr = 0.1", "seed": 0, "experiment_name": "x",
             "time": "20240517_093000",
             "mmengine_version": "0.10.7", "dataset_meta": {"classes": ("cat", "dog"), "palette": [(1, 2, 3)]},
-            "hook_msgs": {"best_score": np.float64(0.25), "last_ckpt": "/work/epoch_1.pth"},
+            "hook_msgs": {"best_score": np.float64(0.25), "last_ckpt": "/home/someone/epoch_1.pth"},
         },
         "state_dict": state,
         "message_hub": {
