@@ -1,6 +1,5 @@
 """Anchors: boxes of a few sizes and shapes around every cell of every feature map."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,10 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
-from det_models.host import host_tensor
-
-_CACHED_GRIDS = 64  # multi-scale training meets a few dozen batch shapes
-Size = tuple[int, int]
+from det_models.grids import GridCache, Size, cells_on_images, check_levels
 
 
 class AnchorGenerator:
@@ -63,7 +59,7 @@ class AnchorGenerator:
         if len(self.base_sizes) != self.num_levels:
             raise ValueError(f"{len(self.base_sizes)} base sizes for {self.num_levels} strides")
         self.base_anchors = self.gen_base_anchors()
-        self._grids: OrderedDict[tuple[object, ...], list[Tensor]] = OrderedDict()
+        self._grids = GridCache()
 
     def _check_centers(self) -> None:
         if not 0 <= self.center_offset <= 1:
@@ -131,28 +127,13 @@ class AnchorGenerator:
         Raises:
             ValueError: Another number of feature maps than of strides.
         """
-        sizes = [(int(size[0]), int(size[1])) for size in featmap_sizes]
-        if len(sizes) != self.num_levels:
-            raise ValueError(
-                f"anchors are made for {self.num_levels} levels (strides {self.strides}), got {len(sizes)} "
-                f"feature maps of sizes {sizes}"
-            )
-        if torch.compiler.is_compiling():  # what is made there may be no real tensor, and must not be kept
-            return self._make_grids(sizes, dtype, device)
-        key = (tuple(sizes), dtype, str(device))
-        if key in self._grids:
-            self._grids.move_to_end(key)
-            return self._grids[key]
-        with torch.inference_mode(False):  # training must be able to use what inference made
-            grids = self._grids[key] = self._make_grids(sizes, dtype, device)
-        if len(self._grids) > _CACHED_GRIDS:
-            self._grids.popitem(last=False)
-        return grids
-
-    def _make_grids(
-        self, sizes: Sequence[Size], dtype: torch.dtype, device: torch.device | str
-    ) -> list[Tensor]:
-        return [self.single_level_grid_priors(size, level, dtype, device) for level, size in enumerate(sizes)]
+        sizes = check_levels(featmap_sizes, self.strides, "anchors")
+        return self._grids.get(
+            (tuple(sizes), dtype, str(device)),
+            lambda: [
+                self.single_level_grid_priors(size, level, dtype, device) for level, size in enumerate(sizes)
+            ],
+        )
 
     def single_level_grid_priors(
         self,
@@ -222,24 +203,7 @@ class AnchorGenerator:
         Returns:
             ``BoolTensor[B, A]`` for the A anchors of all levels, or None where all of them are valid.
         """
-        valid_cells = [
-            [
-                (min(-(-shape[0] // stride_h), h), min(-(-shape[1] // stride_w), w))
-                for (h, w), (stride_w, stride_h) in zip(featmap_sizes, self.strides, strict=True)
-            ]
-            for shape in pad_shapes
-        ]
-        full = [(h, w) for h, w in featmap_sizes]
-        if all(cells == full for cells in valid_cells):
-            return None
-        limits = host_tensor(valid_cells, like, torch.int64)
-        flags = []
-        for level, (height, width) in enumerate(full):
-            rows = torch.arange(height, device=like.device) < limits[:, level, :1]
-            columns = torch.arange(width, device=like.device) < limits[:, level, 1:]
-            cells = (rows[:, :, None] & columns[:, None, :]).flatten(1)
-            flags.append(cells.repeat_interleave(self.num_base_priors[level], dim=1))
-        return torch.cat(flags, dim=1)
+        return cells_on_images(featmap_sizes, pad_shapes, self.strides, self.num_base_priors, like)
 
     def __repr__(self) -> str:
         return (

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from det_models.host import host_tensor
+from detcore.structures.bbox import bbox2distance, distance2bbox
 
 MaxShape = Sequence[int] | Sequence[Sequence[int]] | Tensor
 
@@ -126,6 +127,47 @@ class PseudoBBoxCoder(BaseBBoxCoder):
     def decode(self, bboxes: Tensor, pred_bboxes: Tensor, max_shape: MaxShape | None = None) -> Tensor:
         """``pred_bboxes`` as they are."""
         return pred_bboxes
+
+
+class DistancePointBBoxCoder(BaseBBoxCoder):
+    """Distances of a point to the four sides of its box: FCOS (Tian et al. 2019), eq. 1.
+
+    Args:
+        clip_border: Clip decoded boxes to the picture where ``max_shape`` is given.
+    """
+
+    def __init__(self, clip_border: bool = True) -> None:
+        self.clip_border = clip_border
+
+    def encode(
+        self, bboxes: Tensor, gt_bboxes: Tensor, max_dis: float | None = None, eps: float = 0.1
+    ) -> Tensor:
+        """Distances from points to the sides of their boxes.
+
+        Args:
+            bboxes: Points ``Tensor[..., 2]``, (x, y), absolute pixels; a stride beside them has no effect.
+            gt_bboxes: ``Tensor[..., 4]``, xyxy, absolute pixels.
+            max_dis: Cut distances to ``[0, max_dis - eps]``, in pixels.
+            eps: Keeps them below the bound itself.
+
+        Returns:
+            ``Tensor[..., 4]``, left, top, right, bottom, in pixels; negative where a point is outside.
+        """
+        return bbox2distance(bboxes[..., :2], gt_bboxes, max_dis, eps)
+
+    def decode(self, bboxes: Tensor, pred_bboxes: Tensor, max_shape: MaxShape | None = None) -> Tensor:
+        """Boxes around points.
+
+        Args:
+            bboxes: Points ``Tensor[..., 2]``, (x, y), absolute pixels; a stride beside them has no effect.
+            pred_bboxes: ``Tensor[..., 4]``, distances to left, top, right, bottom, in pixels.
+            max_shape: (height, width) to clip to; one for all or, for ``Tensor[B, N, 4]``, one an image.
+
+        Returns:
+            ``Tensor[..., 4]``, xyxy, absolute pixels.
+        """
+        boxes = distance2bbox(bboxes[..., :2], pred_bboxes)
+        return clip_boxes(boxes, max_shape) if self.clip_border and max_shape is not None else boxes
 
 
 def clip_boxes(boxes: Tensor, max_shape: MaxShape) -> Tensor:

@@ -31,7 +31,9 @@ def detcore_components(components: ComponentTable) -> None:
         "AnchorGenerator": "det_models.anchors:AnchorGenerator",
         "BboxOverlaps2D": "det_models.overlaps:BboxOverlaps2D",
         "DeltaXYWHBBoxCoder": "det_models.coders:DeltaXYWHBBoxCoder",
+        "DistancePointBBoxCoder": "det_models.coders:DistancePointBBoxCoder",
         "MaxIoUAssigner": "det_models.assign:MaxIoUAssigner",
+        "MlvlPointGenerator": "det_models.points:MlvlPointGenerator",
         "PseudoBBoxCoder": "det_models.coders:PseudoBBoxCoder",
         "PseudoSampler": "det_models.samplers:PseudoSampler",
     })

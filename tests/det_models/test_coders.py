@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from det_models.coders import DeltaXYWHBBoxCoder, PseudoBBoxCoder, clip_boxes
+from det_models.coders import DeltaXYWHBBoxCoder, DistancePointBBoxCoder, PseudoBBoxCoder, clip_boxes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,3 +97,23 @@ def test_the_pseudo_coder_leaves_boxes_alone():
     boxes = torch.rand(3, 4)
     assert PseudoBBoxCoder().encode(torch.zeros(3, 4), boxes) is boxes
     assert PseudoBBoxCoder().decode(torch.zeros(3, 4), boxes, max_shape=(1, 1)) is boxes
+
+
+def test_distances_lead_from_a_point_to_its_box_and_back():
+    coder = DistancePointBBoxCoder()
+    points = torch.tensor([[10.0, 20.0], [40.0, 5.0]])
+    boxes = torch.tensor([[4.0, 8.0, 13.0, 24.0], [45.0, 1.0, 60.0, 9.0]])
+    distances = coder.encode(points, boxes)
+    assert distances.tolist() == [[6, 12, 3, 4], [-5, 4, 20, 4]]
+    assert torch.equal(coder.decode(points, distances), boxes)
+    with_stride = torch.cat([points, torch.full((2, 2), 8.0)], 1)
+    assert torch.equal(coder.decode(with_stride, distances), boxes)
+    assert coder.encode(points, boxes, max_dis=10, eps=0.5).tolist() == [[6, 9.5, 3, 4], [0, 4, 9.5, 4]]
+
+
+def test_boxes_around_points_are_clipped_to_their_pictures():
+    points, distances = torch.tensor([[10.0, 20.0]]).expand(2, 1, 2), torch.full((2, 1, 4), 30.0)
+    boxes = DistancePointBBoxCoder().decode(points, distances, max_shape=[(40, 30), (20, 45)])
+    assert boxes[:, 0].tolist() == [[0, 0, 30, 40], [0, 0, 40, 20]]
+    free = DistancePointBBoxCoder(clip_border=False).decode(points, distances, max_shape=(40, 30))
+    assert free[0, 0].tolist() == [-20, -10, 40, 50]
