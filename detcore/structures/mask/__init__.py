@@ -3,5 +3,6 @@
 from detcore.structures.mask.bitmap import BitmapMasks
 from detcore.structures.mask.polygon import PolygonMasks
 from detcore.structures.mask.rasterize import polygon_to_bitmap
+from detcore.structures.mask.targets import mask_target
 
-__all__ = ["BitmapMasks", "PolygonMasks", "polygon_to_bitmap"]
+__all__ = ["BitmapMasks", "PolygonMasks", "mask_target", "polygon_to_bitmap"]

@@ -20,6 +20,7 @@ from detcore.structures.mask.base import (
     checked_flip,
     checked_size,
 )
+from detcore.structures.mask.roi_sample import roi_align_masks, sample_boxes
 
 
 class BitmapMasks(BaseInstanceMasks):
@@ -133,15 +134,17 @@ class BitmapMasks(BaseInstanceMasks):
         """
         if interpolation != "bilinear":
             raise ValueError(f"crop_and_resize samples bilinearly only, got {interpolation!r}")
-        boxes = torch.as_tensor(bboxes, dtype=torch.float32, device=device).reshape(-1, 4)
+        boxes = torch.as_tensor(bboxes, dtype=torch.float32, device=device).detach().reshape(-1, 4)
         if len(boxes) == 0:
             return type(self)(np.zeros((0, *out_shape), np.uint8), *out_shape)
-        positions = torch.from_numpy(as_positions(inds, len(self)))
-        masks = torch.from_numpy(self.masks).to(device).index_select(0, positions.to(device)).float()
-        batch = torch.arange(len(boxes), device=device, dtype=torch.float32)[:, None]
-        from torchvision.ops import roi_align  # takes as long to import as torch
-
-        sampled = roi_align(masks[:, None], torch.cat([batch, boxes], 1), out_shape, 1.0, 0, True)[:, 0]
+        positions = as_positions(inds, len(self))
+        if len(positions) != len(boxes):
+            raise ValueError(f"{len(boxes)} boxes need as many indices, got {len(positions)}")
+        if boxes.device.type == "cpu":
+            targets = sample_boxes(self.masks, boxes.numpy(), positions, out_shape, binarize)
+            return type(self)(targets, *out_shape)
+        masks = torch.from_numpy(np.ascontiguousarray(self.masks)).to(device)
+        sampled = roi_align_masks(masks, boxes, torch.from_numpy(positions).to(device), out_shape)
         result = (sampled >= 0.5).to(torch.uint8) if binarize else sampled
         return type(self)(result.cpu().numpy(), *out_shape)
 

@@ -146,9 +146,12 @@ class PolygonMasks(BaseInstanceMasks):
             raise ValueError("polygons have no soft borders: binarize must be True")
         height, width = out_shape
         boxes = bboxes.detach().cpu().numpy() if isinstance(bboxes, Tensor) else np.asarray(bboxes)
-        boxes = boxes.reshape(-1, 4).astype(np.float64)
+        positions = as_positions(inds, len(self))
+        if len(positions) != len(boxes):
+            raise ValueError(f"{len(boxes)} boxes need as many indices, got {len(positions)}")
         targets: Polygons = []
-        for (x1, y1, x2, y2), i in zip(boxes, as_positions(inds, len(self)), strict=True):
+        # In the precision of the boxes: filling rounds, and so would come out otherwise here and there.
+        for (x1, y1, x2, y2), i in zip(boxes.reshape(-1, 4), positions, strict=True):
             factor = np.array([width / max(x2 - x1, 1), height / max(y2 - y1, 1)])
             targets.append([((p.reshape(-1, 2) - (x1, y1)) * factor).reshape(-1) for p in self.masks[i]])
         return type(self)(targets, height, width)
