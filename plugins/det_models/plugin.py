@@ -17,6 +17,8 @@ def detcore_components(components: ComponentTable) -> None:
         "DetDataPreprocessor": "det_models.preprocess:DetDataPreprocessor",
         "DetTTAModel": "det_models.tta:DetTTAModel",
         "EIoULoss": "det_models.losses.iou:EIoULoss",
+        "FCOS": "det_models.fcos:FCOS",
+        "FCOSHead": "det_models.fcos:FCOSHead",
         "FPN": "det_models.fpn:FPN",
         "FocalLoss": "det_models.losses.focal:FocalLoss",
         "GIoULoss": "det_models.losses.iou:GIoULoss",

@@ -79,6 +79,17 @@ def detector():
     return model
 
 
+def fcos():
+    model = detector()
+    model.type = "FCOS"
+    model.bbox_head = {
+        "type": "FCOSHead", "num_classes": 5, "in_channels": 32, "feat_channels": 32, "stacked_convs": 1,
+        "strides": (8, 16, 32, 64, 128), "norm_cfg": {"type": "GN", "num_groups": 4},
+        "norm_on_bbox": True, "centerness_on_reg": True, "center_sampling": True,
+    }  # fmt: skip
+    return model
+
+
 def coco(folder):
     return {
         "type": "CocoDataset",
@@ -155,6 +166,7 @@ EXAMPLES = {
         ),
     },
     "detector": {
+        "models.models.FCOS": lambda _: check_detector(fcos(), num_classes=5),
         "models.models.RetinaNet": lambda _: check_detector(detector(), num_classes=5),
         "models.models.SingleStageDetector": lambda _: check_detector(
             {**detector(), "type": "SingleStageDetector"}, num_classes=5, distributed=False
