@@ -5,13 +5,22 @@ from detcore.nn.base_module import BaseModule, ModuleDict, ModuleList, Sequentia
 from detcore.nn.build import (
     build_activation_layer,
     build_conv_layer,
+    build_linear_layer,
     build_norm_layer,
     build_padding_layer,
+    build_plugin_layer,
     build_upsample_layer,
     is_norm,
 )
 from detcore.nn.checkpointing import checkpointed
 from detcore.nn.conv_module import ConvModule
+from detcore.nn.conv_ws import ConvWS2d
+from detcore.nn.deform_conv import (
+    DeformConv2d,
+    DeformConv2dPack,
+    ModulatedDeformConv2d,
+    ModulatedDeformConv2dPack,
+)
 from detcore.nn.depthwise import DepthwiseSeparableConvModule
 from detcore.nn.drop import DropPath
 from detcore.nn.init import (
@@ -29,9 +38,14 @@ from detcore.nn.initializers import initialize
 __all__ = [
     "BaseModule",
     "ConvModule",
+    "ConvWS2d",
+    "DeformConv2d",
+    "DeformConv2dPack",
     "DepthwiseSeparableConvModule",
     "DropPath",
     "HSigmoid",
+    "ModulatedDeformConv2d",
+    "ModulatedDeformConv2dPack",
     "ModuleDict",
     "ModuleList",
     "Sequential",
@@ -39,8 +53,10 @@ __all__ = [
     "bias_init_with_prob",
     "build_activation_layer",
     "build_conv_layer",
+    "build_linear_layer",
     "build_norm_layer",
     "build_padding_layer",
+    "build_plugin_layer",
     "build_upsample_layer",
     "caffe2_xavier_init",
     "checkpointed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from detcore.registry import MODELS, Deferred
 ConvCfg = Annotated[dict | None, Deferred(MODELS)]
 NormCfg = Annotated[dict | None, Deferred(MODELS, allow=("requires_grad",))]
 ActCfg = Annotated[dict | None, Deferred(MODELS)]
+LinearCfg = Annotated[dict | None, Deferred(MODELS)]
 
 _NO_INPLACE = ("Tanh", "PReLU", "Sigmoid", "HSigmoid", "Swish", "GELU", "Clip", "Clamp")
 
@@ -83,6 +85,23 @@ def with_inplace(cfg: Mapping[str, Any], inplace: bool) -> dict[str, Any]:
     return {"inplace": inplace, **cfg} if known else dict(cfg)
 
 
+def build_linear_layer(cfg: Mapping[str, Any] | None, *args: Any, **kwargs: Any) -> nn.Module:
+    """A linear layer; ``nn.Linear`` where there is no ``cfg``.
+
+    Args:
+        cfg: ``dict(type=...)`` with further arguments.
+        *args: Arguments of the layer: in_features, out_features, ...
+        **kwargs: Further arguments.
+
+    Raises:
+        ConfigError: ``cfg`` has no ``type``, or the layer does not take its arguments.
+    """
+    if cfg is None:
+        return nn.Linear(*args, **kwargs)
+    make, arguments = _read(cfg, "linear_cfg")
+    return _made(make, "linear_cfg", cfg, *args, **{**kwargs, **arguments})
+
+
 def build_padding_layer(cfg: Mapping[str, Any], *args: Any, **kwargs: Any) -> nn.Module:
     """Padding of two-dimensional maps: ``dict(type='zero' | 'reflect' | 'replicate')``."""
     make, arguments = _read(cfg, "padding cfg")
@@ -99,6 +118,34 @@ def build_upsample_layer(cfg: Mapping[str, Any], *args: Any, **kwargs: Any) -> n
     if make is nn.Upsample:
         arguments.setdefault("mode", str(cfg["type"]).rpartition(".")[2])
     return _made(make, "upsample_cfg", cfg, *args, **{**kwargs, **arguments})
+
+
+def build_plugin_layer(
+    cfg: Mapping[str, Any], postfix: int | str = "", **kwargs: Any
+) -> tuple[str, nn.Module]:
+    """A layer that blocks of a backbone take in, and the name under which they hold it.
+
+    Args:
+        cfg: ``dict(type=...)`` with further arguments.
+        postfix: End of the name.
+        **kwargs: Further arguments of the layer: ``in_channels``.
+
+    Returns:
+        ``(name, layer)``: the name is the class's ``_abbr_``, or else the class's own in lower case with
+        underscores (``ContextBlock`` is ``context_block``), and the postfix.
+
+    Raises:
+        ConfigError: ``cfg`` has no ``type``, or the layer does not take its arguments.
+    """
+    make, arguments = _read(cfg, "plugin cfg")
+    layer = _made(make, "plugin cfg", cfg, **{**kwargs, **arguments})
+    name = getattr(make, "_abbr_", None) or _in_lower_case(getattr(make, "__name__", type(layer).__name__))
+    return f"{name}{postfix}", layer
+
+
+def _in_lower_case(name: str) -> str:
+    """An underscore before each word that begins with a capital: ``NL2dBlock`` is ``nl2d_block``."""
+    return re.sub(r"(?<=[a-z\d])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).replace("-", "_").lower()
 
 
 def is_norm(layer: nn.Module, exclude: type | tuple[type, ...] = ()) -> bool:

@@ -89,7 +89,8 @@ class ConvModule(BaseModule):
             dilation=dilation,
             groups=groups,
             bias=self.with_bias,
-            padding_mode=padding_mode,
+            # Kinds of convolution that know zeros only need not take the argument.
+            **({} if padding_mode == "zeros" else {"padding_mode": padding_mode}),
         )
         self.norm_name: str | None = None
         if norm_cfg is not None:
