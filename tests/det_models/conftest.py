@@ -27,13 +27,20 @@ def _value(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
+def random_of() -> Callable[[str], np.random.Generator]:
+    """A random generator that depends on a name only."""
+    return _random
+
+
+@pytest.fixture(scope="session")
 def fill_by_name() -> Callable[[nn.Module], nn.Module]:
     """Weights that depend on names and shapes only; batch norms work on the batch."""
 
     def fill(model: nn.Module) -> nn.Module:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                parameter.copy_(torch.from_numpy(_value(name, tuple(parameter.shape)).astype(np.float32)))
+                value = np.asarray(_value(name, tuple(parameter.shape)), np.float32)  # a scalar, too
+                parameter.copy_(torch.from_numpy(value))
         return model
 
     return fill
