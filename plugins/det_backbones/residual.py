@@ -1,10 +1,12 @@
 """The blocks of residual networks, and stages of them."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from det_backbones.block_options import PluginCfg, Position, add_plugins, middle_conv
 from detcore.nn import BaseModule, Sequential, build_conv_layer, build_norm_layer, checkpointed
 
 Style = Literal["pytorch", "caffe"]
@@ -23,7 +25,12 @@ class BasicBlock(BaseModule):
         with_cp: Whether to compute activations again in the backward pass, to save memory.
         conv_cfg: Kind of convolution.
         norm_cfg: Kind of normalisation.
+        dcn: Only None; see :class:`Bottleneck`.
+        plugins: Only None; see :class:`Bottleneck`.
         init_cfg: As of :class:`~detcore.nn.BaseModule`.
+
+    Raises:
+        ValueError: It is to have what only a bottleneck may have.
     """
 
     expansion: ClassVar[int] = 1
@@ -40,9 +47,14 @@ class BasicBlock(BaseModule):
         with_cp: bool = False,
         conv_cfg: dict[str, Any] | None = None,
         norm_cfg: dict[str, Any] | None = None,
+        dcn: dict[str, Any] | None = None,
+        plugins: Sequence[PluginCfg] | None = None,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        for name, option in (("dcn", dcn), ("plugins", plugins)):
+            if option:
+                raise ValueError(f"BasicBlock (depth 18 and 34) has no {name}, Bottleneck has; got {option}")
         norm_cfg = norm_cfg or {"type": "BN"}
         self.norm1_name, norm1 = build_norm_layer(norm_cfg, planes, postfix=1)
         self.norm2_name, norm2 = build_norm_layer(norm_cfg, planes, postfix=2)
@@ -92,7 +104,14 @@ class Bottleneck(BaseModule):
         norm_cfg: Kind of normalisation.
         width: Channels of the 3x3 convolution; ``planes`` where None.
         groups: Groups of the 3x3 convolution.
+        dcn: Makes the 3x3 convolution a deformable one: ``dict(type='DCN' | 'DCNv2', deform_groups=1,
+            fallback_on_stride=False)``; with ``fallback_on_stride`` only where it does not stride.
+        plugins: Layers to take in, ``dict(cfg=dict(type=...), position='after_conv1')`` or after another
+            convolution, its normalisation and activation; after the third, before the shortcut is added.
         init_cfg: As of :class:`~detcore.nn.BaseModule`.
+
+    Raises:
+        ValueError: There are ``dcn`` and ``conv_cfg``, or plugins of an unknown position or one name.
     """
 
     expansion: ClassVar[int] = 4
@@ -111,6 +130,8 @@ class Bottleneck(BaseModule):
         norm_cfg: dict[str, Any] | None = None,
         width: int | None = None,
         groups: int = 1,
+        dcn: dict[str, Any] | None = None,
+        plugins: Sequence[PluginCfg] | None = None,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -122,16 +143,17 @@ class Bottleneck(BaseModule):
         self.norm3_name, norm3 = build_norm_layer(norm_cfg, planes * self.expansion, postfix=3)
         self.conv1 = build_conv_layer(conv_cfg, inplanes, width, 1, stride=first_stride, bias=False)
         self.add_module(self.norm1_name, norm1)
-        self.conv2 = build_conv_layer(
-            conv_cfg, width, width, 3, stride=middle_stride, padding=dilation, dilation=dilation,
-            groups=groups, bias=False,
-        )
+        self.conv2 = middle_conv(conv_cfg, dcn, width, middle_stride, dilation, groups)
         self.add_module(self.norm2_name, norm2)
         self.conv3 = build_conv_layer(conv_cfg, width, planes * self.expansion, 1, bias=False)
         self.add_module(self.norm3_name, norm3)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
         self.with_cp = with_cp
+        channels: dict[Position, int] = {
+            "after_conv1": width, "after_conv2": width, "after_conv3": planes * self.expansion,
+        }  # fmt: skip
+        self.plugin_names = add_plugins(self, plugins, channels)
 
     @property
     def norm1(self) -> nn.Module:
@@ -148,10 +170,18 @@ class Bottleneck(BaseModule):
         """Normalisation after the third convolution."""
         return self.get_submodule(self.norm3_name)
 
+    def _plugged(self, position: Position, out: Tensor) -> Tensor:
+        for name in self.plugin_names[position]:
+            out = getattr(self, name)(out)
+        return out
+
     def _residual(self, x: Tensor) -> Tensor:
         out = self.relu(getattr(self, self.norm1_name)(self.conv1(x)))
+        out = self._plugged("after_conv1", out)
         out = self.relu(getattr(self, self.norm2_name)(self.conv2(out)))
+        out = self._plugged("after_conv2", out)
         out = getattr(self, self.norm3_name)(self.conv3(out))
+        out = self._plugged("after_conv3", out)
         out += x if self.downsample is None else self.downsample(x)
         return out
 

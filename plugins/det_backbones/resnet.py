@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from det_backbones.block_options import DcnCfg, PluginCfg, check_options, plugins_of_stage
 from det_backbones.residual import BasicBlock, Block, Bottleneck, ResLayer, Style
 from detcore.nn import BaseModule, build_conv_layer, build_norm_layer
 from detcore.nn.base_module import DeferredInit
@@ -34,6 +35,11 @@ class ResNet(BaseModule):
         conv_cfg: Kind of convolution.
         norm_cfg: Kind of normalisation.
         norm_eval: Whether batch norms use their averages in training, too (their weights still train).
+        dcn: Kind of deformable convolution in place of the 3x3 ones of bottlenecks: ``dict(type='DCN')`` or
+            ``'DCNv2'``; see :class:`~det_backbones.residual.Bottleneck`.
+        stage_with_dcn: For each stage, whether it has them.
+        plugins: Layers that bottlenecks take in: ``dict(cfg=dict(type=...), stages=(False, True, True, True),
+            position='after_conv3')``; see :class:`~det_backbones.residual.Bottleneck`.
         with_cp: Whether to compute activations again in the backward pass, to save memory.
         zero_init_residual: Whether blocks start as identities, where no pretrained weights are given.
         pretrained: Older way to write ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
@@ -76,12 +82,16 @@ class ResNet(BaseModule):
         conv_cfg: ConvCfg = None,
         norm_cfg: NormCfg = BATCH_NORM,
         norm_eval: bool = True,
+        dcn: DcnCfg = None,
+        stage_with_dcn: Sequence[bool] = (False, False, False, False),
+        plugins: Sequence[PluginCfg] | None = None,
         with_cp: bool = False,
         zero_init_residual: bool = True,
         pretrained: str | None = None,
         init_cfg: DeferredInit = None,
     ) -> None:
         self._check(depth, num_stages, strides, dilations, out_indices, style, frozen_stages)
+        check_options(num_stages, conv_cfg, dcn, stage_with_dcn, plugins)
         if pretrained is not None and init_cfg is not None:
             raise ValueError("give pretrained or init_cfg, not both: pretrained is the older name for it")
         if pretrained is not None:
@@ -104,6 +114,8 @@ class ResNet(BaseModule):
                 block=self.block, inplanes=inplanes, planes=planes, num_blocks=stage_blocks[i],
                 stride=strides[i], dilation=dilations[i], style=style, avg_down=avg_down, with_cp=with_cp,
                 conv_cfg=conv_cfg, norm_cfg=norm_cfg, init_cfg=block_init,
+                dcn=dcn if dcn is not None and stage_with_dcn[i] else None,
+                plugins=plugins_of_stage(plugins, i),
             )
             inplanes = planes * self.block.expansion
             self.res_layers.append(f"layer{i + 1}")

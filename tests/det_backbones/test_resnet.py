@@ -14,6 +14,12 @@ from torch import nn
 from detcore.errors import CheckpointError, ConfigError
 from detcore.registry import MODELS
 
+GN = {"type": "GN", "num_groups": 32}
+WS = {"type": "ConvWS"}
+DCN = {"type": "DCN", "deform_groups": 1, "fallback_on_stride": False}
+DCN_V2 = {**DCN, "type": "DCNv2"}
+C3_TO_C5 = {"stage_with_dcn": (False, True, True, True)}
+
 
 def torchvision_maps(model, x):
     x = model.maxpool(model.relu(model.bn1(model.conv1(x))))
@@ -67,7 +73,12 @@ def test_resnext_equals_torchvisions():
         ("retinanet__retinanet_r50_fpn_1x_coco", {"depth": 50}),
         ("retinanet__retinanet_r18_fpn_1x_coco", {"depth": 18}),
         ("fcos__fcos_r50-caffe_fpn_gn-head_1x_coco", {"depth": 50, "style": "caffe"}),
-        ("gn__mask-rcnn_r50_fpn_gn-all_2x_coco", {"depth": 50, "norm_cfg": {"type": "GN", "num_groups": 32}}),
+        ("faster_rcnn__faster-rcnn_r50_fpn_1x_coco", {"depth": 50}),
+        ("mask_rcnn__mask-rcnn_r50_fpn_1x_coco", {"depth": 50}),
+        ("gn__mask-rcnn_r50_fpn_gn-all_2x_coco", {"depth": 50, "norm_cfg": GN}),
+        ("gn+ws__faster-rcnn_r50_fpn_gn-ws-all_1x_coco", {"depth": 50, "norm_cfg": GN, "conv_cfg": WS}),
+        ("dcn__faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco", {"depth": 50, "dcn": DCN, **C3_TO_C5}),
+        ("dcnv2__faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco", {"depth": 50, "dcn": DCN_V2, **C3_TO_C5}),
     ],
 )
 def test_names_and_shapes_are_those_on_record(shared, record, cfg):
