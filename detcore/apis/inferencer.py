@@ -20,6 +20,7 @@ from detcore.apis.sources import iterate_images
 from detcore.config import Config
 from detcore.errors import ConfigError, DataError
 from detcore.structures import DetDataSample, InstanceData
+from detcore.structures.mask import encode_masks, masks_polygons
 from detcore.visualization import DetLocalVisualizer
 from detcore.visualization.backends import write_image
 
@@ -50,11 +51,13 @@ class Prediction:
         suffix = Path(self.path).suffix.lower() if self.path else ".jpg"
         return self.name + (suffix if suffix in _WRITABLE else ".jpg")
 
-    def as_dict(self, score_thr: float = 0.0) -> dict[str, Any]:
+    def as_dict(self, score_thr: float = 0.0, polygons: bool = False) -> dict[str, Any]:
         """``img_path``, ``bboxes`` (xyxy in pixels), ``scores``, ``labels``, and ``masks`` as RLE, as lists.
 
         Args:
             score_thr: lowest score that is kept.
+            polygons: whether masks are there as ``polygons`` too: for each instance a list of
+                ``[x1, y1, x2, y2, ...]``, in pixels of the image.
         """
         found = self.sample.pred_instances
         found = found[found.scores >= score_thr]
@@ -62,7 +65,9 @@ class Prediction:
         for name in ("bboxes", "scores", "labels"):
             record[name] = found[name].tolist()
         if "masks" in found:
-            record["masks"] = _run_lengths(found["masks"])
+            record["masks"] = encode_masks(found["masks"])
+            if polygons:
+                record["polygons"] = masks_polygons(found["masks"])
         return record
 
 
@@ -123,6 +128,7 @@ class DetInferencer:
         no_save_pred: bool = True,
         out_dir: str | Path = "",
         on_bad_image: str = "raise",
+        polygons: bool = False,
     ) -> dict[str, list[Any]]:
         """Predict all images.
 
@@ -140,6 +146,7 @@ class DetInferencer:
             no_save_pred: write no results.
             out_dir: gets ``vis/<name>.jpg`` and ``preds/<name>.json``; nothing is written if it is empty.
             on_bad_image: ``'raise'``, or ``'skip'`` to name an unreadable image in a warning and go on.
+            polygons: give masks as ``polygons``, too; see `Prediction.as_dict`.
 
         Returns:
             ``predictions``: a dict or data sample for each image that could be read; ``visualization``: RGB
@@ -149,7 +156,8 @@ class DetInferencer:
         collected: dict[str, list[Any]] = {"predictions": [], "visualization": [], "skipped": skipped}
         draws = return_vis or show or bool(out_dir and not no_save_vis)
         for found in self.iterate(inputs, batch_size, on_bad_image=on_bad_image, skipped=skipped):
-            record = found.as_dict() if not return_datasamples or not no_save_pred or print_result else {}
+            wants_record = not return_datasamples or not no_save_pred or print_result
+            record = found.as_dict(polygons=polygons) if wants_record else {}
             collected["predictions"].append(found.sample if return_datasamples else record)
             if draws:
                 picture = self.draw(found, pred_score_thr, draw_pred)
@@ -258,11 +266,3 @@ def _namer() -> Callable[[str | None], str]:
         return stem if path is None or used[key] == 1 else f"{stem}_{used[key]}"
 
     return name
-
-
-def _run_lengths(masks: Any) -> list[dict[str, Any]]:
-    from pycocotools import mask
-
-    array = masks.to_ndarray() if hasattr(masks, "to_ndarray") else np.asarray(masks)
-    encoded = [mask.encode(np.asfortranarray(one.astype(np.uint8))) for one in array]
-    return [{"size": list(one["size"]), "counts": one["counts"].decode("ascii")} for one in encoded]

@@ -28,6 +28,7 @@ def predict(
     device: str | None,
     batch_size: int,
     json_file: str | None,
+    polygons: bool,
     no_images: bool,
     skip_bad: bool,
     cfg_options: tuple[str, ...],
@@ -46,7 +47,7 @@ def predict(
         )
         for found in found_ones:
             seen += 1
-            record = found.as_dict(score_thr)
+            record = found.as_dict(score_thr, polygons)
             if lines is not None:
                 names = [_class_name(label, classes) for label in record["labels"]]
                 lines.write(json.dumps({**record, "classes": names}) + "\n")

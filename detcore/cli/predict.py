@@ -14,6 +14,7 @@ import click
 @click.option("--device", help="cpu, cuda, cuda:1 [the first GPU, else the CPU].")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--json", "json_file", metavar="FILE", help="Write a line of JSON an image; - is the terminal.")
+@click.option("--polygons", is_flag=True, help="Write masks into the JSON as polygons, too.")
 @click.option("--no-images", is_flag=True, help="Write no pictures.")
 @click.option("--skip-bad", is_flag=True, help="Name images that cannot be read, and go on.")
 @click.option("--cfg-options", multiple=True, metavar="KEY=VALUE", help="Change a setting of the config.")

@@ -1,5 +1,8 @@
 """Metrics and what they share."""
+from detcore.evaluation.boxes import average_precision, eval_recalls, print_recall_summary
 from detcore.evaluation.evaluator import Evaluator, build_evaluator
 from detcore.evaluation.metric import Metric
 
-__all__ = ["Evaluator", "Metric", "build_evaluator"]
+__all__ = [
+    "Evaluator", "Metric", "average_precision", "build_evaluator", "eval_recalls", "print_recall_summary"
+]

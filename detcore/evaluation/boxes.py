@@ -7,6 +7,8 @@ import numpy as np
 
 from detcore.errors import ConfigError
 
+_logger = logging.getLogger(__name__)
+
 _ELEVEN = np.arange(11) / 10
 
 
@@ -52,9 +54,10 @@ def _eleven_points(recalls: np.ndarray, precisions: np.ndarray) -> float:
 def eval_recalls(
     gts: Sequence[np.ndarray],
     proposals: Sequence[np.ndarray],
-    proposal_nums: int | Sequence[int] = (100, 300, 1000),
+    proposal_nums: int | Sequence[int] | None = None,
     iou_thrs: float | Sequence[float] | np.ndarray = 0.5,
     logger: logging.Logger | None = None,
+    use_legacy_coordinate: bool = False,
 ) -> np.ndarray:
     """Share of the objects that the best proposals of each image cover, whatever their class.
 
@@ -64,9 +67,10 @@ def eval_recalls(
         gts: objects of each image, float (G, 4) xyxy.
         proposals: of each image, float (P, 4) xyxy from best to worst, or (P, 5) with a score in the last
             column, in any order.
-        proposal_nums: how many proposals of each image to look at.
+        proposal_nums: how many proposals of each image to look at; None is 100, 300 and 1,000.
         iou_thrs: overlaps from which an object counts as covered.
         logger: where to write the figures, one line for each number of proposals; None writes nothing.
+        use_legacy_coordinate: count the last pixel of a box into its sides, as MMDetection 1.x did.
 
     Returns:
         float (number of `proposal_nums`, number of `iou_thrs`); NaN where there is no object.
@@ -76,23 +80,62 @@ def eval_recalls(
     """
     if len(gts) != len(proposals):
         raise ConfigError(f"{len(gts)} images have objects, {len(proposals)} have proposals")
-    numbers = [proposal_nums] if isinstance(proposal_nums, int) else list(proposal_nums)
+    numbers = _numbers(proposal_nums)
     thresholds = np.atleast_1d(np.asarray(iou_thrs, dtype=float))
+    last = np.array([0, 0, 1, 1]) if use_legacy_coordinate else np.zeros(4)
     covered = np.zeros((len(numbers), len(thresholds)))
     for objects, found in zip(gts, proposals, strict=True):
         boxes = np.asarray(found, dtype=float)
         if boxes.ndim == 2 and boxes.shape[1] == 5:
             boxes = boxes[np.argsort(-boxes[:, 4], kind="stable"), :4]
-        overlaps = _overlaps(np.asarray(objects, dtype=float).reshape(-1, 4), boxes.reshape(-1, 4))
+        corners = np.asarray(objects, dtype=float).reshape(-1, 4)
+        overlaps = _overlaps(corners + last, boxes.reshape(-1, 4) + last)
         for row, number in enumerate(numbers):
             covered[row] += (_pairs(overlaps[:, :number])[:, None] >= thresholds).sum(axis=0)
     total = sum(len(objects) for objects in gts)
     recalls = covered / total if total else np.full_like(covered, np.nan)
     if logger is not None:
-        for number, row in zip(numbers, recalls, strict=True):
-            shown = ", ".join(f"{value:.3f} at {iou:g}" for value, iou in zip(row, thresholds, strict=True))
-            logger.info("recall of %d proposals: %s", number, shown)
+        print_recall_summary(recalls, numbers, thresholds, logger=logger)
     return recalls
+
+
+def print_recall_summary(
+    recalls: np.ndarray,
+    proposal_nums: int | Sequence[int] | np.ndarray,
+    iou_thrs: float | Sequence[float] | np.ndarray,
+    row_idxs: Sequence[int] | None = None,
+    col_idxs: Sequence[int] | None = None,
+    logger: logging.Logger | None = None,
+) -> None:
+    """Log recalls, a line for each number of proposals.
+
+    Args:
+        recalls: float (number of `proposal_nums`, number of `iou_thrs`), what `eval_recalls` gives.
+        proposal_nums: how many proposals of each image were looked at.
+        iou_thrs: overlaps from which an object counted as covered.
+        row_idxs: which of the numbers of proposals to show; None is all.
+        col_idxs: which of the overlaps to show; None is all.
+        logger: where to; None is this module's own.
+
+    Raises:
+        ConfigError: the recalls have another shape.
+    """
+    numbers, thresholds = _numbers(proposal_nums), np.atleast_1d(np.asarray(iou_thrs, dtype=float))
+    if np.shape(recalls) != (len(numbers), len(thresholds)):
+        raise ConfigError(
+            f"recalls of {len(numbers)} numbers of proposals at {len(thresholds)} overlaps have shape "
+            f"{(len(numbers), len(thresholds))}, got {np.shape(recalls)}"
+        )
+    columns = range(len(thresholds)) if col_idxs is None else col_idxs
+    for row in range(len(numbers)) if row_idxs is None else row_idxs:
+        shown = ", ".join(f"{recalls[row][column]:.3f} at {thresholds[column]:g}" for column in columns)
+        (logger or _logger).info("recall of %d proposals: %s", numbers[row], shown)
+
+
+def _numbers(proposal_nums: int | Sequence[int] | np.ndarray | None) -> list[int]:
+    if proposal_nums is None:
+        return [100, 300, 1000]
+    return np.atleast_1d(np.asarray(proposal_nums, dtype=int)).tolist()
 
 
 def _pairs(overlaps: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import torch
 
 from detcore.errors import ConfigError
 from detcore.evaluation.metric import Metric
+from detcore.structures.mask import encode_masks
 
 logger = logging.getLogger(__name__)
 
@@ -193,11 +194,7 @@ def _with_tensors(value: Any) -> Any:
 
 
 def _run_lengths(masks: Any) -> list[dict[str, Any]]:
-    """COCO's run lengths of masks (N, H, W); those that are run lengths already stay."""
+    """COCO's run lengths of masks (N, H, W), ``counts`` as bytes; those that are run lengths already stay."""
     if isinstance(masks, list | tuple):
         return list(masks)
-    from pycocotools import mask
-
-    array = torch.as_tensor(masks).cpu().numpy().astype(np.uint8)
-    encoded: list[dict[str, Any]] = [mask.encode(np.asfortranarray(one)) for one in array]
-    return encoded
+    return [{**one, "counts": one["counts"].encode("ascii")} for one in encode_masks(masks)]

@@ -9,6 +9,7 @@ import torch
 
 from det_datasets.coco_truth import CocoTruth, Detections
 from detcore.errors import DataError
+from detcore.structures.mask import encode_masks
 
 
 def entry_of(
@@ -55,8 +56,9 @@ def entry_of(
         )
     entry = {"img_id": image_id, "bboxes": boxes, "scores": scores, "labels": labels.astype(np.int32)}
     if with_masks:
-        entry["masks"] = _encoded(_field(found, "masks", image_id))
+        entry["masks"] = encode_masks(_field(found, "masks", image_id))
         entry["mask_scores"] = _numbers(found.get("mask_scores", scores))
+        _check_masks(entry, content.get("ori_shape"))
     if with_truth:
         entry["truth"] = _truth_entry(content, image_id)
     return entry
@@ -160,8 +162,29 @@ def _records(
         }
         if metric == "segm":
             mask = detections.segmentations[row]
-            record["segmentation"] = {"size": list(mask["size"]), "counts": _text(mask["counts"])}
+            record["segmentation"] = {"size": list(mask["size"]), "counts": mask["counts"]}
         yield record
+
+
+def _check_masks(entry: Mapping[str, Any], ori_shape: Sequence[int] | None) -> None:
+    """Masks are one a box, with a score each, and as large as the image that was annotated."""
+    image_id, masks = entry["img_id"], entry["masks"]
+    counts = len(entry["scores"]), len(masks), len(entry["mask_scores"])
+    if len(set(counts)) > 1:
+        raise DataError(
+            f"image {image_id}: {counts[0]} boxes, {counts[1]} masks, {counts[2]} mask_scores do not match"
+        )
+    if not np.isfinite(entry["mask_scores"]).all():
+        raise DataError(f"image {image_id}: the predicted scores of masks hold NaN or infinite numbers")
+    if ori_shape is None:
+        return
+    height, width = ori_shape[:2]
+    wrong = [mask["size"] for mask in masks if mask["size"] != [height, width]]
+    if wrong:
+        raise DataError(
+            f"image {image_id}: a predicted mask is {wrong[0][0]} x {wrong[0][1]} pixels (height x width), "
+            f"the image {height} x {width}; masks must be those of the original image"
+        )
 
 
 def _truth_entry(content: Mapping[str, Any], image_id: Any) -> dict[str, Any]:
@@ -215,22 +238,6 @@ def _numbers(value: Any, dtype: type | None = None) -> np.ndarray:
 def _joined(parts: Sequence[np.ndarray], empty: tuple[int, ...]) -> np.ndarray:
     """Concatenation in float64, with a shape also where there is no part."""
     return np.concatenate(parts).astype(np.float64) if parts else np.zeros(empty)
-
-
-def _encoded(masks: Any) -> list[dict[str, Any]]:
-    """RLE of each mask; ``counts`` is text, as in COCO's files."""
-    if isinstance(masks, (torch.Tensor, np.ndarray)):
-        from pycocotools import mask
-
-        array = _numbers(masks, np.uint8)
-        encoded = [mask.encode(np.asfortranarray(one)) for one in array]
-    else:
-        encoded = list(masks)
-    return [{"size": [int(side) for side in one["size"]], "counts": _text(one["counts"])} for one in encoded]
-
-
-def _text(counts: bytes | str) -> str:
-    return counts.decode("ascii") if isinstance(counts, bytes) else counts
 
 
 def _order(image_id: Any) -> tuple[bool, Any]:
