@@ -51,6 +51,8 @@ mmengine.model -> torch.nn.parallel
 mmcv.cnn -> detcore.nn
     DepthwiseSeparableConvModule build_activation_layer build_conv_layer build_norm_layer build_padding_layer
     build_upsample_layer is_norm
+mmcv.cnn -> det_models.scale
+    Scale
 mmcv.cnn.bricks -> detcore.nn
     DropPath
 mmcv.ops -> detcore.ops

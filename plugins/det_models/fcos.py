@@ -178,13 +178,13 @@ class FCOSHead(DenseHead):
         return tuple(map(list, zip(*map(self.forward_single, x, self.scales, self.strides), strict=True)))
 
     def forward_single(  # type: ignore[override]  # the arguments that users' heads redefine it with
-        self, x: Tensor, scale: Scale, stride: int
+        self, x: Tensor, scale: nn.Module, stride: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Predictions of one level.
 
         Args:
             x: ``Tensor[B, in_channels, H, W]``.
-            scale: The level's factor of the distances.
+            scale: Multiplies the level's distances, before the exponential.
             stride: Pixels between the level's points.
 
         Returns:

@@ -57,7 +57,7 @@ def test_users_own_components_answer_to_the_scope_of_the_package_that_they_were_
 def test_names_with_the_modules_of_their_classes_as_mmengine_writes_them_out():
     assert MODELS.get("mmdet.models.detectors.retinanet.RetinaNet") is MODELS.get("RetinaNet")
     with pytest.raises(RegistryError, match="does not have it yet"):
-        MODELS.get("mmdet.models.detectors.fcos.FCOS")
+        MODELS.get("mmdet.models.detectors.lad.LAD")
     with pytest.raises(RegistryError, match="no 'models"):
         MODELS.get("models.retinanet.RetinaNet")  # only in scopes that stand in for a package
 
