@@ -15,11 +15,13 @@ import torch
 
 from detcore.config import Config
 from detcore.plugins import host
+from detcore.registry import MODELS
 from detcore.registry.core import REGISTRIES
 from detcore.testing import (
     check_backbone,
     check_dataset,
     check_detector,
+    check_gradients,
     check_hook,
     check_loss,
     check_metric,
@@ -39,7 +41,10 @@ def kind_of(scope, registry, component):
     """What a component is, for those that the kit has a check for; None for all others."""
     if registry in KINDS:
         return KINDS[registry]
-    if registry != "models" or scope == "detcore":  # detcore's own models are layers and moving averages
+    if registry == "models" and scope == "detcore":  # layers and moving averages
+        takes = set(inspect.signature(component).parameters)
+        return "convolution" if {"in_channels", "out_channels", "kernel_size"} <= takes else None
+    if registry != "models":
         return None
     arguments = inspect.signature(component.forward).parameters
     if "reduction_override" in arguments:
@@ -140,16 +145,46 @@ def boxes(shift):
     return torch.cat([corner, corner + torch.tensor([10.0, 6.0])], 1) + shift
 
 
+def deformable(kind):
+    return {"dcn": {"type": kind, "deform_groups": 2}, "stage_with_dcn": (False, True, True, True)}
+
+
+def check_convolution(kind, dims=2, **given):
+    """A layer that ``conv_cfg`` may name: it learns, survives a round trip, and images do not mix in it."""
+    torch.manual_seed(0)
+    given = {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "padding": 1, **given}
+    layer, twin = (MODELS.build({"type": kind, **given}) for _ in range(2))
+    x = torch.rand(2, 4, *[8] * dims)
+    out = layer(x)
+    assert out.shape == (2, 6, *[8] * dims)
+    check_gradients(layer, [out])
+    twin.load_state_dict(layer.state_dict(), strict=True)
+    assert torch.equal(twin(x), out)
+    assert torch.allclose(layer(x[:1]), out[:1], atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).isfinite().all()
+
+
 LABELS = torch.tensor([0, 4, 2, 5, 1, 5])  # 5 is the background
 NO_FIGURES = {"num_classes": 5, "figures": False}
+STANDARDISED = {"conv_cfg": {"type": "ConvWS"}, "norm_cfg": {"type": "GN", "num_groups": 4}}
 RESIZE = {"type": "Resize", "scale": (80, 60), "keep_ratio": True}
 
 EXAMPLES = {
     "network": {
-        "backbones.models.ResNeXt": lambda _: check_backbone(
-            {"type": "ResNeXt", "depth": 50, "groups": 4, "base_width": 4, "base_channels": 16}
-        ),
-        "backbones.models.ResNet": lambda _: check_backbone({"type": "ResNet", "depth": 18}),
+        "backbones.models.ResNeXt": lambda _: [
+            check_backbone(
+                {"type": "ResNeXt", "depth": 50, "groups": 4, "base_width": 4, "base_channels": 16, **options}
+            )
+            for options in ({}, deformable("DCN"))
+        ],
+        "backbones.models.ResNet": lambda _: [
+            check_backbone({"type": "ResNet", "depth": 18}),
+            *(
+                check_backbone({"type": "ResNet", "depth": 50, "base_channels": 16, **options})
+                for options in (deformable("DCNv2"), STANDARDISED)
+            ),
+        ],
         "backbones.models.ResNetV1d": lambda _: check_backbone(
             {"type": "ResNetV1d", "depth": 18, "base_channels": 16, "stem_channels": 16}
         ),
@@ -164,6 +199,16 @@ EXAMPLES = {
         "timm.models.MMPretrainBackbone": lambda _: check_backbone(
             {"type": "mmpretrain.TIMMBackbone", "model_name": "resnet18", "features_only": True}
         ),
+    },
+    "convolution": {
+        f"detcore.models.{name}": partial(
+            lambda _, name: check_convolution(name, dims=1 if "1d" in name else 3 if "3d" in name else 2),
+            name=name,
+        )
+        for name in (
+            "Conv", "Conv1d", "Conv2d", "Conv3d", "ConvModule", "ConvTranspose2d", "ConvTranspose3d",
+            "ConvWS", "DCN", "DCNv2", "DepthwiseSeparableConvModule", "deconv", "deconv3d",
+        )
     },
     "detector": {
         "models.models.FCOS": lambda _: check_detector(fcos(), num_classes=5),
