@@ -457,6 +457,17 @@ def test_the_convolutions_have_a_bias_where_asked_for_or_without_a_norm_layer():
         assert (head.cls_convs[0].conv.bias is not None) == want
 
 
+def test_the_last_convolution_before_the_predictions_may_be_deformable(small_head, random_of):
+    head = small_head(**LATER, stacked_convs=2, dcn_on_last_conv=True)
+    for tower in ("cls_convs", "reg_convs"):
+        names = [name.split(".") for name in head.state_dict() if name.startswith(tower)]
+        assert {name[1] for name in names if "conv_offset" in name} == {"1"}
+    maps, truth, metas = variant_batch(random_of, head.num_classes)
+    total(head.loss_by_feat(*head(maps), truth, metas)).backward()
+    assert head.cls_convs[1].conv.conv_offset.weight.grad.abs().sum() > 0
+    assert head.reg_convs[1].conv.conv_offset.weight.grad.abs().sum() > 0
+
+
 def test_every_config_builds_but_for_its_backbone(root):
     files = sorted((root / "configs/fcos").glob("*.py"))
     assert len(files) == 12
