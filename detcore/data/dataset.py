@@ -19,6 +19,7 @@ from detcore.data.filters import FilterCfg, FilterRules, filter_images
 from detcore.data.memory import return_freed_memory
 from detcore.data.metainfo import BackendArgs, DataPrefix, MetaInfo, merge_metainfo
 from detcore.data.middle_format import read_middle_format
+from detcore.data.proposals import SharedProposals, check_proposals, load_proposals, proposals_of_image
 from detcore.data.ragged import Ragged
 from detcore.data.refetch import BadImagePolicy
 from detcore.data.table import AnnotationTable
@@ -67,7 +68,8 @@ class BaseDetDataset:
             accepts them (they then have no instance).
         seg_map_suffix: Ending of the label maps' file names.
         caption_prompt: With ``return_classes``, put into each sample under the same name.
-        proposal_file: Refused: proposals are not read from files.
+        proposal_file: Proposals of all images, for `LoadProposals`: ``.npz`` or ``.json`` of `DumpProposals`,
+            or MMDetection's ``.pkl``; below ``data_root``.
         file_client_args: Refused: the old name of ``backend_args``.
 
     Raises:
@@ -102,13 +104,17 @@ class BaseDetDataset:
         file_client_args: dict | None = None,
     ) -> None:
         self._check_options(backend_args, on_bad_image, bad_annotations, missing_classes)
-        _refuse(proposal_file, file_client_args)
+        if file_client_args is not None:
+            raise DataError(
+                f"file_client_args={file_client_args}: write backend_args=dict(backend='local') instead"
+            )
         if caption_prompt is not None and not return_classes:
             raise DataError("caption_prompt needs return_classes=True")
         self._metainfo = merge_metainfo(self.METAINFO, metainfo)
         self.data_root = data_root or ""
         self.ann_file = self._join(ann_file) if ann_file else ""
         prefixes = {"img_path": ""} if data_prefix is None else data_prefix
+        self.proposal_file = self._join(proposal_file) if proposal_file else None
         self.data_prefix = {key: self._join(folder) for key, folder in prefixes.items()}
         self.filter_cfg = copy.deepcopy(filter_cfg)
         self.test_mode = test_mode
@@ -124,6 +130,7 @@ class BaseDetDataset:
         self._refetch = BadImagePolicy(on_bad_image, max_refetch)
         self._indices = indices
         self._table: AnnotationTable | None = None
+        self._proposals: SharedProposals | None = None
         if not lazy_init:
             self.full_init()
 
@@ -172,6 +179,10 @@ class BaseDetDataset:
             return_freed_memory()
         if not len(self._table):
             raise DataError(self._empty_message(read, dropped))
+        if self.proposal_file is not None:
+            paths = [self._table.paths.text(row) for row in range(len(self._table))]
+            self._proposals = load_proposals(self.proposal_file)
+            check_proposals(self._proposals, self.proposal_file, paths)
 
     # What subclasses and users override.
 
@@ -213,6 +224,8 @@ class BaseDetDataset:
             raise IndexError(f"image {idx} of a data set of {len(self)}")
         info = self.table.image(idx % len(self))
         info["sample_idx"] = idx % len(self)
+        if self._proposals is not None:
+            info["proposals"] = proposals_of_image(self._proposals, info["img_path"])
         if self.return_classes:
             info["text"] = self._metainfo.get("classes")
             info["caption_prompt"] = self.caption_prompt
@@ -353,16 +366,3 @@ def _positions(indices: int | Sequence[int], length: int) -> np.ndarray:
     if wrong.size:
         raise DataError(f"indices names image {int(wrong[0])}, but the data set has {length}")
     return rows % length if length else rows
-
-
-def _refuse(proposal_file: str | None, file_client_args: dict | None) -> None:
-    """Say why two arguments of MMDetection are not taken."""
-    if proposal_file is not None:
-        raise DataError(
-            f"proposal_file={proposal_file!r}: such files are pickles, which can run code, so they are not "
-            "read; a detector with an rpn_head makes its own proposals"
-        )
-    if file_client_args is not None:
-        raise DataError(
-            f"file_client_args={file_client_args}: write backend_args=dict(backend='local') instead"
-        )

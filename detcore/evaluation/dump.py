@@ -1,7 +1,8 @@
 """Metrics that measure nothing: they keep predictions in files that MMDetection's tools read.
 
 The files are pickles, because those tools know nothing else. They hold dicts, lists, numbers, strings, bytes,
-tensors (arrays in files of proposals) and nothing more; detcore itself never unpickles them.
+tensors (arrays in files of proposals) and nothing more; detcore itself never unpickles them. Files of
+proposals may also be in a format of our own.
 """
 import logging
 import pickle
@@ -15,6 +16,7 @@ import torch
 from detcore.errors import ConfigError
 from detcore.evaluation.metric import Metric
 from detcore.structures.mask import encode_masks
+from detcore.structures.proposals import image_key, proposals_from, write_proposals
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +103,8 @@ class DumpProposals(Metric):
 
     Args:
         output_dir: Folder of the file.
-        proposals_file: Its name; ends in ``.pkl`` or ``.pickle``.
+        proposals_file: Its name: ``.npz`` and ``.json`` are ours (see `detcore.structures.proposals`);
+            ``.pkl`` and ``.pickle`` are MMDetection's, which our data sets read, too.
         num_max_proposals: How many to keep of each image; None keeps all.
         file_client_args: Refused, as in MMDetection.
         backend_args: None or ``dict(backend='local')``.
@@ -129,7 +132,13 @@ class DumpProposals(Metric):
             raise ConfigError("DumpProposals: file_client_args is the old name of backend_args; write that")
         if (backend_args or {}).get("backend") not in (None, "local", "disk"):
             raise ConfigError(f"DumpProposals: backend_args={backend_args}: only local files are written")
-        self.proposals_file = _pickle_path(Path(output_dir) / proposals_file, "DumpProposals.proposals_file")
+        self.proposals_file = Path(output_dir) / proposals_file
+        if self.proposals_file.suffix not in (".npz", ".json", ".pkl", ".pickle"):
+            raise ConfigError(
+                f"DumpProposals.proposals_file must end in .npz, .json or .pkl, got {proposals_file!r}"
+            )
+        if num_max_proposals is not None and num_max_proposals < 1:
+            raise ConfigError(f"num_max_proposals must be positive or None, got {num_max_proposals}")
         self.num_max_proposals = num_max_proposals
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
@@ -137,10 +146,9 @@ class DumpProposals(Metric):
         for sample in data_samples:
             found = sample["pred_instances"]
             best = found["scores"].argsort(descending=True)[: self.num_max_proposals]
-            path = Path(sample["img_path"])
             self.results.append(
                 {
-                    "name": f"{path.parent.name}/{path.name}" if path.parent.name else path.name,
+                    "name": image_key(sample["img_path"]),
                     "bboxes": torch.as_tensor(found["bboxes"])[best].float().cpu().numpy(),
                     "scores": found["scores"][best].float().cpu().numpy(),
                 }
@@ -153,18 +161,23 @@ class DumpProposals(Metric):
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         """Write the file; there are no figures."""
-        write_pickle(
-            self.proposals_file,
-            {one["name"]: {"bboxes": one["bboxes"], "scores": one["scores"]} for one in results},
-        )
+        entries = ((one["name"], one["bboxes"], one["scores"]) for one in results)
+        table = proposals_from(entries, "DumpProposals")
+        if self.proposals_file.suffix in (".npz", ".json"):
+            write_proposals(self.proposals_file, table)
+            logger.info("Wrote %s", self.proposals_file)
+            return {}
+        content = {one["name"]: {"bboxes": one["bboxes"], "scores": one["scores"]} for one in results}
+        # In protocol 2, the only one that is read without running what a file says.
+        write_pickle(self.proposals_file, content, protocol=2)
         return {}
 
 
-def write_pickle(path: Path, content: Any) -> None:
+def write_pickle(path: Path, content: Any, protocol: int = 4) -> None:
     """Write plain data as a pickle, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.tmp")
-    partial.write_bytes(pickle.dumps(content, protocol=4))
+    partial.write_bytes(pickle.dumps(content, protocol=protocol))
     partial.replace(path)
     logger.info("Wrote %s", path)
 

@@ -25,6 +25,7 @@ STAND_INS = {
     ),
     "Config": ("mmengine.config.config.Config", "mmcv.utils.config.Config"),
     "Scheduler": ("mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler",),
+    "InstanceData": ("mmengine.structures.instance_data.InstanceData", "mmengine.structures.InstanceData"),
     "LazyName": ("mmengine.config.lazy.LazyObject", "mmengine.config.lazy.LazyAttr"),
 }  # fmt: skip
 

@@ -49,6 +49,16 @@ class Config(StandIn):
         return state[0] if isinstance(state, tuple) and state else self.named_state().get("_cfg_dict")
 
 
+class InstanceData(StandIn):
+    """Boxes and scores of an image, in files of proposals."""
+
+    __slots__ = ()
+
+    def plain(self) -> Any:
+        """Its fields, by name; the sets that list them are left out."""
+        return {key: value for key, value in self.named_state().items() if not key.startswith("_")}
+
+
 class Scheduler(StandIn):
     """A schedule, whose class files name beside one of its functions; it is never restored itself."""
 

@@ -93,7 +93,7 @@ def test_a_data_set_does_what_an_argument_says(middle, changes, length):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"proposal_file": "rpn.pkl"}, r"proposal_file='rpn\.pkl': such files are pickles"),
+    ({"proposal_file": "rpn.pkl"}, r"cannot read the proposals .*rpn\.pkl: No such file"),
     ({"file_client_args": {"backend": "disk"}}, "write backend_args"),
     ({"backend_args": {"backend": "petrel"}}, "only local files"),
     ({"caption_prompt": {"a": {}}}, "caption_prompt needs return_classes=True"),

@@ -15,7 +15,13 @@ class BaseTransform(ABC):
 
     Derived classes implement `transform`. Randomness comes from `random`, `numpy.random` or torch's global
     generator; the loader seeds all three for each sample.
+
+    Attributes:
+        carries_proposals: Whether the transform keeps ``proposals`` in step with the image, by moving them or
+            because it moves nothing.
     """
+
+    carries_proposals: bool = False
 
     def __call__(self, results: Results) -> Results | None:
         """Apply the transform."""

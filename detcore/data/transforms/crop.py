@@ -6,6 +6,7 @@ import numpy as np
 
 from detcore.data.transforms.base import BaseTransform, Results, keep_instances, record_homography
 from detcore.data.transforms.geometry import clip_boxes
+from detcore.data.transforms.proposals import keep_proposals
 
 TYPES = ("absolute", "absolute_range", "relative", "relative_range")
 
@@ -23,6 +24,8 @@ class RandomCrop(BaseTransform):
         recompute_bbox: Set the boxes anew around the cropped masks.
         bbox_clip_border: Clip boxes to the window.
     """
+
+    carries_proposals = True
 
     def __init__(
         self,
@@ -72,16 +75,15 @@ class RandomCrop(BaseTransform):
     def crop(self, results: Results, x1: int, y1: int, x2: int, y2: int) -> Results | None:
         """Cut the window ``x1:x2, y1:y2`` (pixels); None where no box is left and that is not allowed."""
         shape = (y2 - y1, x2 - x1)
-        boxes, keep = results.get("gt_bboxes"), None
-        if boxes is not None:
-            boxes = boxes - np.array([x1, y1, x1, y1], np.float32)
-            if self.bbox_clip_border:
-                boxes = clip_boxes(boxes, shape)
-            keep = (boxes[:, 0] < shape[1]) & (boxes[:, 2] > 0) & (boxes[:, 1] < shape[0]) & (boxes[:, 3] > 0)
+        if results.get("gt_bboxes") is not None:
+            boxes, keep = self._cut(results["gt_bboxes"], x1, y1, shape)
             if not keep.any() and not self.allow_negative_crop:
                 return None
             results["gt_bboxes"] = boxes
             keep_instances(results, keep)
+        if results.get("proposals") is not None:
+            results["proposals"], keep = self._cut(results["proposals"], x1, y1, shape)
+            keep_proposals(results, keep)
         results["img"] = results["img"][y1:y2, x1:x2]
         results["img_shape"] = shape
         if results.get("gt_masks") is not None:
@@ -92,6 +94,16 @@ class RandomCrop(BaseTransform):
             results["gt_seg_map"] = results["gt_seg_map"][y1:y2, x1:x2]
         record_homography(results, np.array([[1, 0, -x1], [0, 1, -y1], [0, 0, 1]]))
         return results
+
+    def _cut(
+        self, boxes: np.ndarray, x1: int, y1: int, shape: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes in a window of ``shape`` (h, w) at (x1, y1), and bool (N,): which of them reach into it."""
+        boxes = boxes - np.array([x1, y1, x1, y1], np.float32)
+        if self.bbox_clip_border:
+            boxes = clip_boxes(boxes, shape)
+        keep: np.ndarray = np.all(boxes[:, :2] < shape[::-1], axis=1) & np.all(boxes[:, 2:] > 0, axis=1)
+        return boxes, keep
 
     def __repr__(self) -> str:
         return f"RandomCrop(crop_size={self.crop_size}, crop_type={self.crop_type!r})"

@@ -19,6 +19,8 @@ class FilterAnnotations(BaseTransform):
             another), false passes it on.
     """
 
+    carries_proposals = True
+
     def __init__(
         self,
         min_gt_bbox_wh: tuple[float, float] = (1, 1),

@@ -26,6 +26,8 @@ class RandomFlip(BaseTransform):
             those of the left and the right arm.
     """
 
+    carries_proposals = True
+
     def __init__(
         self,
         prob: float | Sequence[float] | None = None,
@@ -71,12 +73,9 @@ class RandomFlip(BaseTransform):
                 continue
             matrix[axis, axis], matrix[axis, 2] = -1, size
             if results.get("gt_bboxes") is not None:
-                boxes = results["gt_bboxes"].copy()
-                boxes[:, axis], boxes[:, axis + 2] = (
-                    size - boxes[:, axis + 2],
-                    size - results["gt_bboxes"][:, axis],
-                )
-                results["gt_bboxes"] = boxes
+                results["gt_bboxes"] = _mirrored(results["gt_bboxes"], axis, size)
+            if results.get("proposals") is not None:
+                results["proposals"] = _mirrored(results["proposals"], axis, size)
         if results.get("gt_masks") is not None:
             results["gt_masks"] = results["gt_masks"].flip(direction)
         if results.get("gt_seg_map") is not None:
@@ -88,6 +87,13 @@ class RandomFlip(BaseTransform):
 
     def __repr__(self) -> str:
         return f"RandomFlip(prob={self.prob}, direction={self.directions})"
+
+
+def _mirrored(boxes: np.ndarray, axis: int, size: int) -> np.ndarray:
+    """Boxes (N, 4) xyxy mirrored along x (axis 0) or y (1) in an image of ``size`` pixels along it."""
+    mirrored = boxes.copy()
+    mirrored[:, axis], mirrored[:, axis + 2] = size - boxes[:, axis + 2], size - boxes[:, axis]
+    return mirrored
 
 
 def flip_array(img: np.ndarray, direction: str) -> np.ndarray:

@@ -172,6 +172,8 @@ def _others(transform: BaseTransform, results: Results, count: int) -> list[Resu
         )
     if any(sample.get("gt_seg_map") is not None for sample in (results, *others)):
         raise DataError(f"{name} mixes boxes and masks, but no label maps (with_seg=True)")
+    if results.get("proposals") is not None:
+        raise DataError(f"{name} mixes boxes and masks, but no proposals (LoadProposals)")
     return list(others)
 
 

@@ -41,6 +41,8 @@ class Pad(BaseTransform):
         padding_mode: ``'constant'``, ``'edge'``, ``'reflect'`` or ``'symmetric'``.
     """
 
+    carries_proposals = True
+
     def __init__(
         self,
         size: tuple[int, int] | None = None,

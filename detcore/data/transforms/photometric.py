@@ -35,6 +35,8 @@ class PhotoMetricDistortion(BaseTransform):
         hue_delta: Largest turn of the hue, in degrees.
     """
 
+    carries_proposals = True
+
     def __init__(
         self,
         brightness_delta: float = 32,

@@ -9,6 +9,7 @@ import numpy as np
 
 from detcore.data.transforms.base import BaseTransform, Results, record_homography
 from detcore.data.transforms.geometry import INTERPOLATIONS, clip_boxes, fitted_size, resize_array
+from detcore.data.transforms.proposals import map_proposals
 from detcore.registry import TRANSFORMS
 
 Scale = tuple[int, int]
@@ -29,6 +30,8 @@ class Resize(BaseTransform):
         interpolation: ``'bilinear'``, ``'nearest'``, ``'bicubic'``, ``'area'`` or ``'lanczos'``; the label
             map always takes the nearest.
     """
+
+    carries_proposals = True
 
     def __init__(
         self,
@@ -79,12 +82,14 @@ class Resize(BaseTransform):
         record_homography(results, np.diag([factors[0], factors[1], 1.0]))
         return results
 
+    def _resize_boxes(self, boxes: np.ndarray, results: Results) -> np.ndarray:
+        resized = boxes * np.array(results["scale_factor"] * 2, np.float32)
+        return clip_boxes(resized, results["img_shape"]) if self.clip_object_border else resized
+
     def _resize_annotations(self, results: Results, size: Scale) -> None:
         if results.get("gt_bboxes") is not None:
-            boxes = results["gt_bboxes"] * np.array(results["scale_factor"] * 2, np.float32)
-            results["gt_bboxes"] = (
-                clip_boxes(boxes, results["img_shape"]) if self.clip_object_border else boxes
-            )
+            results["gt_bboxes"] = self._resize_boxes(results["gt_bboxes"], results)
+        map_proposals(results, lambda boxes: self._resize_boxes(boxes, results))
         if results.get("gt_masks") is not None:
             results["gt_masks"] = results["gt_masks"].resize(results["img_shape"])
         if results.get("gt_seg_map") is not None:
@@ -104,6 +109,7 @@ class _DrawnResize(BaseTransform):
             if resize_type == "Resize"
             else TRANSFORMS.build({"type": resize_type, "scale": (1, 1), **options})
         )
+        self.carries_proposals = getattr(self.resize, "carries_proposals", False)
 
     def _draw(self) -> Scale:
         raise NotImplementedError

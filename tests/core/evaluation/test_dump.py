@@ -118,7 +118,8 @@ def test_other_files_are_refused(metric):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"proposals_file": "a.npz"}, "must end in"),
+        ({"proposals_file": "a.txt"}, r"must end in \.npz, \.json or \.pkl, got 'a.txt'"),
+        ({"num_max_proposals": 0}, "positive"),
         ({"file_client_args": {"backend": "disk"}}, "old name of backend_args"),
         ({"backend_args": {"backend": "petrel"}}, "only local files"),
     ],

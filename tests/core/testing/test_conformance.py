@@ -263,6 +263,7 @@ EXAMPLES = {
                 {"type": "PackDetInputs", "meta_keys": ("img_id", "img_shape")},
                 {"type": "Pad", "size_divisor": 32},
                 {"type": "PhotoMetricDistortion"},
+                {"type": "ProposalBroadcaster", "transforms": [RESIZE]},
                 {"type": "RandomApply", "transforms": [RESIZE]},
                 {"type": "RandomChoice", "transforms": [[RESIZE], [{"type": "RandomFlip", "prob": 1.0}]]},
                 {"type": "RandomChoiceResize", "scales": [(40, 40), (90, 60)]},
@@ -281,6 +282,10 @@ EXAMPLES = {
         ),
         "detcore.transforms.LoadAnnotations": lambda folder: check_transform(
             {"type": "LoadAnnotations", "with_bbox": True}, on_disk(folder)
+        ),
+        "detcore.transforms.LoadProposals": lambda _: check_transform(
+            {"type": "LoadProposals", "num_max_proposals": 2},
+            {**tiny_results(), "proposals": {"bboxes": [[1.0, 2, 3, 4]] * 3, "scores": [0.5] * 3}},
         ),
         "detcore.transforms.Mosaic": lambda _: check_transform(
             {"type": "Mosaic", "img_scale": (64, 48)}, mixed()
