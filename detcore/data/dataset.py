@@ -16,6 +16,7 @@ from detcore.data.checks import BoxRules, drop_unusable
 from detcore.data.columns import labels_one_by_one
 from detcore.data.defects import DefectCounter
 from detcore.data.filters import FilterCfg, FilterRules, filter_images
+from detcore.data.mask_checks import check_masks
 from detcore.data.memory import return_freed_memory
 from detcore.data.metainfo import BackendArgs, DataPrefix, MetaInfo, merge_metainfo
 from detcore.data.middle_format import read_middle_format
@@ -179,9 +180,18 @@ class BaseDetDataset:
             return_freed_memory()
         if not len(self._table):
             raise DataError(self._empty_message(read, dropped))
+        try:
+            self._check_company(self._table)
+        except DataError:
+            self._table = None  # asked again, it must fail again
+            raise
+
+    def _check_company(self, table: AnnotationTable) -> None:
+        """What else the pipeline needs: masks that it asks for, proposals of every image."""
+        check_masks(table, self.defects.source, self.pipeline, self.test_mode)
         if self.proposal_file is not None:
-            paths = [self._table.paths.text(row) for row in range(len(self._table))]
             self._proposals = load_proposals(self.proposal_file)
+            paths = [table.paths.text(row) for row in range(len(table))]
             check_proposals(self._proposals, self.proposal_file, paths)
 
     # What subclasses and users override.

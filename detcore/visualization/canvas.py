@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from detcore.errors import DataError
+from detcore.structures.mask import mask_bounds
 from detcore.visualization.palette import Color, text_color
 
 Rect = tuple[int, int, int, int]
@@ -68,19 +69,26 @@ def draw_boxes(image: np.ndarray, boxes: np.ndarray, colors: Sequence[Color], wi
         cv2.rectangle(image, (left, top), (right, bottom), color, width, cv2.LINE_AA)
 
 
-def draw_masks(image: np.ndarray, masks: np.ndarray, colors: Sequence[Color], alpha: float) -> None:
+def draw_masks(
+    image: np.ndarray, masks: Sequence[np.ndarray] | np.ndarray, colors: Sequence[Color], alpha: float
+) -> None:
     """Tint regions and outline them.
 
     Args:
         image: uint8 (H, W, 3), changed.
-        masks: bool (N, H, W).
+        masks: N of bool (H, W).
         colors: RGB, N of them.
         alpha: share of the colour, 0 to 1.
     """
-    for mask, color in zip(masks.astype(bool), colors, strict=True):
-        image[mask] = (image[mask] * (1 - alpha) + np.array(color) * alpha).astype(np.uint8)
-        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(image, outlines, -1, color, 1)
+    for mask, color in zip(masks, colors, strict=True):
+        bounds = mask_bounds(mask)
+        if bounds is None:
+            continue
+        x1, y1, x2, y2 = bounds
+        part, covered = image[y1:y2, x1:x2], mask[y1:y2, x1:x2].astype(bool)
+        part[covered] = (part[covered] * (1 - alpha) + np.array(color) * alpha).astype(np.uint8)
+        outlines, _ = cv2.findContours(covered.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(image, outlines, -1, color, 1, offset=(x1, y1))
 
 
 def draw_labels(

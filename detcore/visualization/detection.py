@@ -120,7 +120,7 @@ class DetLocalVisualizer(Visualizer):
         colors = [palette[labels[row]] for row in order]
         if "masks" in instances:
             masks = _masks(instances["masks"], drawn.shape[:2])
-            self._tint(drawn, masks[order], colors)
+            self._tint(drawn, [masks[row] for row in order], colors)
         if "bboxes" in instances:
             boxes = as_array(instances["bboxes"]).astype(float).reshape(-1, 4)[order]
             canvas.draw_boxes(drawn, boxes[::-1], colors[::-1], self.line_width or canvas.line_width(drawn))
@@ -128,7 +128,7 @@ class DetLocalVisualizer(Visualizer):
             canvas.draw_labels(drawn, boxes, texts, colors, canvas.text_height(drawn))
         return drawn
 
-    def _tint(self, drawn: np.ndarray, masks: np.ndarray, colors: list[Color]) -> None:
+    def _tint(self, drawn: np.ndarray, masks: list[np.ndarray], colors: list[Color]) -> None:
         if self.mask_color is not None:
             colors = get_palette(self.mask_color, len(colors))  # type: ignore[arg-type]
         canvas.draw_masks(drawn, masks, colors, self.alpha)
@@ -142,9 +142,9 @@ def _text(label: int, classes: Sequence[str] | None, score: float | None) -> str
 def _masks(masks: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Bool (N, H, W) of a tensor, an array, RLE dicts, or our mask structures."""
     if hasattr(masks, "to_ndarray"):
-        return masks.to_ndarray().astype(bool)
+        return masks.to_ndarray().astype(bool, copy=False)
     if isinstance(masks, (list, tuple)) and masks and isinstance(masks[0], dict):
         from pycocotools import mask
 
         return np.stack([mask.decode(one) for one in masks]).astype(bool)
-    return as_array(masks).astype(bool).reshape(-1, *shape)
+    return as_array(masks).astype(bool, copy=False).reshape(-1, *shape)

@@ -10,7 +10,8 @@ import pycocotools.mask as coco_mask
 
 from detcore.data.table import Instances
 from detcore.errors import DataError
-from detcore.structures.mask import BitmapMasks, PolygonMasks, polygon_to_bitmap
+from detcore.structures.mask import BitmapMasks, PolygonMasks, mask_polygons
+from detcore.structures.mask.rasterize import fill_polygons, fill_run_lengths
 
 
 def box_array(instances: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -43,44 +44,67 @@ def load_masks(
         instances: The sample's instances.
         height: Of the image in pixels.
         width: Of the image in pixels.
-        as_bitmaps: Rasterise; else keep polygons.
+        as_bitmaps: Rasterise; else keep polygons, and trace those of run lengths unless they are to be
+            ignored (crowds).
 
     Returns:
         The masks, and bool (N,), true for instances without a usable mask (theirs is empty).
+
+    Raises:
+        DataError: A run-length encoding has another size, or is broken.
     """
     if isinstance(instances, Instances):
         segmentations = instances.masks()
     else:
         segmentations = [instance.get("mask") for instance in instances]
+    missing = np.zeros(len(segmentations), bool)
     if as_bitmaps:
-        bitmaps = [_bitmap(segmentation, height, width) for segmentation in segmentations]
-        missing = np.array([bitmap is None for bitmap in bitmaps], bool)
-        empty = np.zeros((height, width), np.uint8)
-        stacked = [empty if bitmap is None else bitmap for bitmap in bitmaps]
-        return BitmapMasks(
-            stacked if stacked else np.zeros((0, height, width), np.uint8), height, width
-        ), missing
-    parts = [_polygons(segmentation) for segmentation in segmentations]
-    missing = np.array([not polygons for polygons in parts], bool)
-    return PolygonMasks([polygons or [np.zeros(6, np.float32)] for polygons in parts], height, width), missing
+        bitmaps = np.zeros((len(segmentations), height, width), np.uint8)
+        for row, segmentation in enumerate(segmentations):
+            missing[row] = not _fill(segmentation, bitmaps[row])
+        return BitmapMasks(bitmaps, height, width), missing
+    ignored = ignore_flags(instances)
+    parts = []
+    for row, segmentation in enumerate(segmentations):
+        polygons = _polygons(segmentation)
+        if isinstance(segmentation, Mapping) and not ignored[row]:
+            traced = mask_polygons(decode_rle(segmentation, height, width))
+            polygons = [np.array(polygon) for polygon in traced]
+        missing[row] = not polygons
+        parts.append(polygons or [np.zeros(6)])
+    return PolygonMasks(parts, height, width), missing
 
 
 def _polygons(segmentation: Any) -> list[np.ndarray]:
-    """Polygons of at least three points; none for anything else."""
+    """Polygons of at least three points, float64; none for anything else."""
     if not isinstance(segmentation, (list, tuple)):
         return []
-    polygons = [np.asarray(polygon, np.float32) for polygon in segmentation]
+    polygons = [as_written(np.asarray(polygon)) for polygon in segmentation]
     return [
         polygon for polygon in polygons if polygon.ndim == 1 and len(polygon) >= 6 and len(polygon) % 2 == 0
     ]
 
 
-def _bitmap(segmentation: Any, height: int, width: int) -> np.ndarray | None:
-    """uint8 (H, W) of a mask, None where there is none."""
+def as_written(points: np.ndarray) -> np.ndarray:
+    """Coordinates in float64, those in float32 with the decimals that a file had.
+
+    Filling rounds to fifths of a pixel: 133.7 lies on a border, and its nearest float32 on one side of it.
+    """
+    if points.dtype != np.float32:
+        return points.astype(np.float64)
+    exact = points.astype(np.float64)
+    rounded = np.round(exact, 3)
+    return np.where(rounded.astype(np.float32) == points, rounded, exact)
+
+
+def _fill(segmentation: Any, bitmap: np.ndarray) -> bool:
+    """Put a mask into an empty bitmap (H, W); false where there is none."""
     if isinstance(segmentation, Mapping):
-        return decode_rle(segmentation, height, width)
+        fill_run_lengths(checked_rle(segmentation, *bitmap.shape), bitmap)
+        return True
     polygons = _polygons(segmentation)
-    return polygon_to_bitmap(polygons, height, width) if polygons else None
+    fill_polygons(polygons, bitmap)
+    return bool(polygons)
 
 
 def decode_rle(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
@@ -88,6 +112,17 @@ def decode_rle(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
 
     Returns:
         uint8 (H, W), 1 inside.
+
+    Raises:
+        DataError: Its size is not the image's, or its runs do not fill that size.
+    """
+    bitmap = np.zeros((height, width), np.uint8)
+    fill_run_lengths(checked_rle(rle, height, width), bitmap)
+    return bitmap
+
+
+def checked_rle(rle: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
+    """A compressed run-length encoding that is safe to decode.
 
     Raises:
         DataError: Its size is not the image's, or its runs do not fill that size.
@@ -101,14 +136,9 @@ def decode_rle(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
     if sum(runs) != height * width or min(runs, default=0) < 0:
         raise DataError(f"an RLE mask is broken: its runs cover {sum(runs)} pixels of {height} x {width}")
     if isinstance(counts, list):
-        encoded = coco_mask.frPyObjects({"size": list(size), "counts": counts}, height, width)
-    else:
-        encoded = {
-            "size": list(size),
-            "counts": counts.encode("ascii") if isinstance(counts, str) else counts,
-        }
-    decoded: np.ndarray = coco_mask.decode(encoded)
-    return decoded
+        packed: dict[str, Any] = coco_mask.frPyObjects({"size": list(size), "counts": counts}, height, width)
+        return packed
+    return {"size": list(size), "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
 
 
 def _runs(text: str | bytes) -> list[int]:

@@ -103,7 +103,7 @@ class LoadAnnotations(BaseTransform):
         with_label: Load labels.
         with_mask: Load masks.
         with_seg: Load the label map ``results['seg_map_path']``.
-        poly2mask: Masks become bitmaps; else polygons, where RLE masks (crowds) have none.
+        poly2mask: Masks become bitmaps; else polygons, which are traced around RLE masks (crowds have none).
         box_type: ``'hbox'``; boxes are plain arrays.
         reduce_zero_label: Label 0 of the label map becomes ``ignore_index``, the others go down by one.
         ignore_index: Value of label map pixels that are not to be learned.
@@ -153,7 +153,10 @@ class LoadAnnotations(BaseTransform):
             results["gt_bboxes_labels"] = label_array(instances)
         if self.with_mask:
             height, width = results["ori_shape"]
-            loaded, missing = load_masks(instances, height, width, self.poly2mask)
+            try:
+                loaded, missing = load_masks(instances, height, width, self.poly2mask)
+            except DataError as error:
+                raise DataError(f"{results.get('img_path')}: {error}") from error
             results["gt_masks"] = loaded
             ignored |= missing
         if self.with_bbox or self.with_mask:

@@ -81,12 +81,16 @@ class BitmapMasks(BaseInstanceMasks):
             ValueError: The direction is unknown.
         """
         checked_flip(flip_direction)
-        masks = self.masks
-        if flip_direction != "vertical":
-            masks = masks[:, :, ::-1]
-        if flip_direction != "horizontal":
-            masks = masks[:, ::-1]
-        return type(self)(np.ascontiguousarray(masks), self.height, self.width)
+        flipped = np.empty((len(self), self.height, self.width), self.masks.dtype)
+        if self.masks.dtype == np.uint8 and flipped.size:
+            code = {"horizontal": 1, "vertical": 0, "diagonal": -1}[flip_direction]
+            for mask, target in zip(self.masks, flipped, strict=True):
+                cv2.flip(mask, code, dst=target)
+        else:
+            across = -1 if flip_direction != "vertical" else 1
+            down = -1 if flip_direction != "horizontal" else 1
+            flipped[:] = self.masks[:, ::down, ::across]
+        return type(self)(flipped, self.height, self.width)
 
     def pad(self, out_shape: tuple[int, int], pad_val: int = 0) -> Self:
         """Masks with ``pad_val`` added at the right and below, up to ``out_shape`` (height, width).

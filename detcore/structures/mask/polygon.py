@@ -19,7 +19,7 @@ from detcore.structures.mask.base import (
     checked_size,
 )
 from detcore.structures.mask.bitmap import BitmapMasks
-from detcore.structures.mask.rasterize import clip_polygon, polygon_area, polygon_to_bitmap
+from detcore.structures.mask.rasterize import clip_polygon, fill_polygons, polygon_area
 
 Polygons = list[list[np.ndarray]]
 
@@ -80,9 +80,10 @@ class PolygonMasks(BaseInstanceMasks):
 
     def to_ndarray(self) -> np.ndarray:
         """``(N, height, width)`` of 0 and 1, uint8."""
-        if not self.masks:
-            return np.zeros((0, self.height, self.width), np.uint8)
-        return np.stack([polygon_to_bitmap(p, self.height, self.width) for p in self.masks]).astype(np.uint8)
+        bitmaps = np.zeros((len(self), self.height, self.width), np.uint8)
+        for polygons, bitmap in zip(self.masks, bitmaps, strict=True):
+            fill_polygons(polygons, bitmap)
+        return bitmaps
 
     def to_bitmap(self) -> BitmapMasks:
         """The same masks, filled."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -19,11 +20,24 @@ def polygon_to_bitmap(polygons: Sequence[np.ndarray], height: int, width: int) -
     Returns:
         ``(height, width)`` of booleans.
     """
+    bitmap = np.zeros((height, width), bool)
+    fill_polygons(polygons, bitmap)
+    return bitmap
+
+
+def fill_polygons(polygons: Sequence[np.ndarray], bitmap: np.ndarray) -> None:
+    """Fill one instance's polygons into an empty bitmap ``(height, width)``, as :func:`polygon_to_bitmap`."""
+    height, width = bitmap.shape
     drawable = [np.asarray(p, np.float64).tolist() for p in polygons if len(p) >= 6]
-    if not drawable or height == 0 or width == 0:
-        return np.zeros((height, width), bool)
-    rle = coco_mask.merge(coco_mask.frPyObjects(drawable, height, width))
-    return coco_mask.decode(rle).astype(bool)
+    if drawable and height and width:
+        fill_run_lengths(coco_mask.merge(coco_mask.frPyObjects(drawable, height, width)), bitmap)
+
+
+def fill_run_lengths(encoded: Any, bitmap: np.ndarray) -> None:
+    """Put COCO's compressed run lengths into an empty bitmap of their size."""
+    # Decoded is column by column; only the part with something in it is turned.
+    x, y, w, h = (int(side) for side in coco_mask.toBbox(encoded))
+    bitmap[y : y + h, x : x + w] = coco_mask.decode(encoded)[y : y + h, x : x + w]
 
 
 def polygon_area(polygon: np.ndarray) -> float:
