@@ -145,3 +145,17 @@ def test_the_largest_extra_array_is_as_large_as_the_largest_box():
     tracemalloc.stop()
     assert np.prod(pasted.shape) == 30_000_000
     assert peak < 1_000_000
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_time_and_memory(root, monkeypatch, capsys):
+    import runpy
+    import sys
+
+    arguments = ["--instances", "30", "--height", "600", "--width", "800", "--runs", "1"]
+    monkeypatch.setattr(sys, "argv", ["mask_paste.py", *arguments])
+    runpy.run_path(str(root / "benchmarks" / "mask_paste.py"), run_name="__main__")
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:] if line}
+    ours, theirs, ratio, _ = (float(number) for number in rows["megabytes"])
+    assert 600 * 800 * 30 / 2**20 <= ours + 3 < theirs
+    assert ratio == pytest.approx(ours / theirs, abs=0.01)
