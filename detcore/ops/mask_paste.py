@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detcore.structures.mask.product import product
+
 DEVICE_BYTES = 1 << 29  # floats in flight when masks are pasted on an accelerator
 
 
@@ -66,8 +68,8 @@ def _paste_regions(masks: np.ndarray, boxes: np.ndarray, pasted: np.ndarray, thr
         left, across = _weights(x1, x2, mask.shape[1], width)
         if not (len(down) and len(across)):
             continue
-        # numpy's product is in float32 whatever precision torch's products are set to.
-        sampled = (down @ mask) @ across.T
+        # In float32, whatever precision torch's own products are set to.
+        sampled = product(product(down, mask), across.T)
         region = canvas[top : top + len(down), left : left + len(across)]
         if threshold >= 0:
             np.greater_equal(sampled, threshold, out=region)
