@@ -20,7 +20,7 @@ from detcore.apis.sources import iterate_images
 from detcore.config import Config
 from detcore.errors import ConfigError, DataError
 from detcore.structures import DetDataSample, InstanceData
-from detcore.structures.mask import encode_masks, masks_polygons
+from detcore.structures.mask import as_bitmaps, encode_masks, masks_polygons
 from detcore.visualization import DetLocalVisualizer
 from detcore.visualization.backends import write_image
 
@@ -248,9 +248,7 @@ def _enlarged(image: np.ndarray, instances: InstanceData, scale: int) -> tuple[n
     larger = instances.clone()
     larger.bboxes = instances.bboxes * scale
     if "masks" in instances:
-        masks = instances.masks
-        array = masks.to_ndarray() if hasattr(masks, "to_ndarray") else np.asarray(masks)
-        larger.masks = array.repeat(scale, axis=1).repeat(scale, axis=2)
+        larger.masks = as_bitmaps(instances.masks).repeat(scale, axis=1).repeat(scale, axis=2)
     size = (image.shape[1] * scale, image.shape[0] * scale)
     return cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_CUBIC), larger
 

@@ -1,12 +1,12 @@
 """Operations on boxes and features: suppression, sampling, pooling; over torchvision, nothing to compile."""
 
 from detcore.ops.deform_conv import deform_conv2d, modulated_deform_conv2d
-from detcore.ops.mask_paste import paste_masks
+from detcore.ops.mask_paste import paste_masks, paste_run_lengths
 from detcore.ops.nms import batched_nms, multiclass_nms, nms
 from detcore.ops.roi_pool import RoIAlign, RoIPool, roi_align, roi_pool
 from detcore.ops.soft_nms import soft_nms
 
 __all__ = [
     "RoIAlign", "RoIPool", "batched_nms", "deform_conv2d", "modulated_deform_conv2d", "multiclass_nms", "nms",
-    "paste_masks", "roi_align", "roi_pool", "soft_nms",
+    "paste_masks", "paste_run_lengths", "roi_align", "roi_pool", "soft_nms",
 ]

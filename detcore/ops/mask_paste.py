@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from detcore.structures.mask.product import product
+from detcore.structures.mask.run_length import encode_mask
+
+_LEAST = float(torch.finfo(torch.float32).tiny)
 
 DEVICE_BYTES = 1 << 29  # floats in flight when masks are pasted on an accelerator
 
@@ -40,13 +46,46 @@ def paste_masks(
     pasted = torch.zeros(len(masks), height, width, dtype=kind, device=masks.device)
     if pasted.numel() == 0 or masks.numel() == 0:
         return pasted
-    threshold = max(threshold, torch.finfo(torch.float32).tiny) if threshold >= 0 else threshold
-    if masks.device.type == "cpu":
-        values, corners = masks.detach().float().numpy(), boxes.detach().double().numpy()
-        _paste_regions(values, corners, pasted.numpy(), threshold)
-    else:
-        _paste_chunks(masks.detach().float(), boxes.detach().float(), pasted, threshold)
+    least = max(threshold, _LEAST)
+    if masks.device.type != "cpu":
+        limit = least if kind == torch.bool else -1.0
+        _paste_chunks(masks.detach().float(), boxes.detach().float(), pasted, limit)
+        return pasted
+    for canvas, (top, left, sampled) in zip(pasted.numpy(), _regions(masks, boxes, image_size), strict=True):
+        region = canvas[top : top + sampled.shape[0], left : left + sampled.shape[1]]
+        if kind == torch.bool:
+            np.greater_equal(sampled, least, out=region)
+        else:
+            region[:] = sampled * 255
     return pasted
+
+
+def paste_run_lengths(
+    masks: Tensor, boxes: Tensor, image_size: tuple[int, int], threshold: float = 0.5
+) -> list[dict[str, Any]]:
+    """The masks of :func:`paste_masks` as COCO's run lengths, without an image of any of them.
+
+    On the CPU, where the masks are brought first: for results that are written or measured, not drawn.
+
+    Args:
+        masks: ``Tensor[N, h, w]``, probabilities.
+        boxes: ``Tensor[N, 4]`` xyxy, absolute pixels.
+        image_size: (height, width) of the image.
+        threshold: From which probability on a pixel is part of the object, 0 to 1.
+
+    Returns:
+        For each mask ``size`` (``[H, W]``) and ``counts``, text.
+
+    Raises:
+        ValueError: Shapes do not match, or the threshold is negative.
+    """
+    _check(masks, boxes, *image_size)
+    if threshold < 0:
+        raise ValueError(f"run lengths hold no probabilities: threshold must be 0 or more, got {threshold}")
+    return [
+        encode_mask(sampled >= max(threshold, _LEAST), (top, left), image_size)
+        for top, left, sampled in _regions(masks, boxes, image_size)
+    ]
 
 
 def _check(masks: Tensor, boxes: Tensor, height: int, width: int) -> None:
@@ -60,21 +99,20 @@ def _check(masks: Tensor, boxes: Tensor, height: int, width: int) -> None:
         raise ValueError(f"image_size is (height, width) in pixels, got {(height, width)}")
 
 
-def _paste_regions(masks: np.ndarray, boxes: np.ndarray, pasted: np.ndarray, threshold: float) -> None:
-    """Box by box: sampling on a grid along the axes is one matrix from the left and one from the right."""
-    height, width = pasted.shape[1:]
-    for mask, (x1, y1, x2, y2), canvas in zip(masks, boxes.tolist(), pasted, strict=True):
+def _regions(
+    masks: Tensor, boxes: Tensor, image_size: tuple[int, int]
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Top and left of the part of the image that each mask reaches, and float32 (h, w) of its pixels.
+
+    Box by box: sampling on a grid along the axes is one matrix from the left and one from the right.
+    """
+    height, width = image_size
+    values, corners = masks.detach().float().cpu().numpy(), boxes.detach().double().cpu().tolist()
+    for mask, (x1, y1, x2, y2) in zip(values, corners, strict=True):
         top, down = _weights(y1, y2, mask.shape[0], height)
         left, across = _weights(x1, x2, mask.shape[1], width)
-        if not (len(down) and len(across)):
-            continue
         # In float32, whatever precision torch's own products are set to.
-        sampled = product(product(down, mask), across.T)
-        region = canvas[top : top + len(down), left : left + len(across)]
-        if threshold >= 0:
-            np.greater_equal(sampled, threshold, out=region)
-        else:
-            region[:] = sampled * 255
+        yield top, left, product(product(down, mask), across.T)
 
 
 def _weights(low: float, high: float, cells: int, size: int) -> tuple[int, np.ndarray]:
@@ -89,7 +127,7 @@ def _weights(low: float, high: float, cells: int, size: int) -> tuple[int, np.nd
         The first pixel that the mask reaches, and float32 ``(pixels, cells)``; no pixel where there is none.
     """
     side = high - low
-    if not (np.isfinite(side) and side > 0):
+    if not (np.isfinite(side) and side > 0 and cells):
         return 0, np.zeros((0, cells), np.float32)
     reach = side / cells / 2
     # Borders first to the image: numbers far beyond it are no indices.

@@ -6,6 +6,7 @@ import numpy as np
 
 from detcore.registry import VISBACKENDS
 from detcore.structures import DetDataSample, InstanceData
+from detcore.structures.mask import as_bitmaps
 from detcore.visualization import canvas
 from detcore.visualization.backends import VisBackend, write_image
 from detcore.visualization.palette import Color, get_palette
@@ -141,10 +142,4 @@ def _text(label: int, classes: Sequence[str] | None, score: float | None) -> str
 
 def _masks(masks: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Bool (N, H, W) of a tensor, an array, RLE dicts, or our mask structures."""
-    if hasattr(masks, "to_ndarray"):
-        return masks.to_ndarray().astype(bool, copy=False)
-    if isinstance(masks, (list, tuple)) and masks and isinstance(masks[0], dict):
-        from pycocotools import mask
-
-        return np.stack([mask.decode(one) for one in masks]).astype(bool)
-    return as_array(masks).astype(bool, copy=False).reshape(-1, *shape)
+    return as_bitmaps(masks).astype(bool, copy=False).reshape(-1, *shape)

@@ -6,9 +6,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from torch import Tensor
 
-from detcore.structures.mask.run_length import mask_bounds
+from detcore.structures.mask.run_length import as_bitmaps, mask_bounds
 
 
 def mask_polygons(mask: np.ndarray, tolerance: float = 0.5) -> list[list[float]]:
@@ -48,11 +47,8 @@ def mask_polygons(mask: np.ndarray, tolerance: float = 0.5) -> list[list[float]]
 
 
 def masks_polygons(masks: Any, tolerance: float = 0.5) -> list[list[list[float]]]:
-    """`mask_polygons` of each of ``Tensor[N, H, W]``, an array, or mask structures."""
-    if isinstance(masks, Tensor):
-        masks = masks.detach().cpu().numpy()
-    array = masks.to_ndarray() if hasattr(masks, "to_ndarray") else np.asarray(masks)
-    return [mask_polygons(mask, tolerance) for mask in array]
+    """`mask_polygons` of each of ``Tensor[N, H, W]``, an array, mask structures, or a list of run lengths."""
+    return [mask_polygons(mask, tolerance) for mask in as_bitmaps(masks)]
 
 
 def _simplified(contour: np.ndarray, tolerance: float) -> np.ndarray:

@@ -27,16 +27,20 @@ def mask_bounds(mask: np.ndarray) -> tuple[int, int, int, int] | None:
     return int(columns[0]), y1, int(columns[-1]) + 1, y2
 
 
-def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+def encode_mask(
+    mask: np.ndarray, corner: tuple[int, int] = (0, 0), image_size: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """COCO's compressed run lengths of one mask. Only the box around it is copied, not the image.
 
     Args:
-        mask: ``(H, W)`` of 0 and 1, or booleans.
+        mask: ``(h, w)`` of 0 and 1, or booleans: of the image, or of the part of it that may hold something.
+        corner: Where that part begins: (row, column).
+        image_size: (height, width) of the image; None is the mask's own.
 
     Returns:
         ``size`` (``[H, W]``) and ``counts``, text, as in COCO's files.
     """
-    height, width = mask.shape
+    height, width = mask.shape if image_size is None else image_size
     edges = np.zeros(0, np.int64)
     bounds = mask_bounds(mask)
     if bounds is not None:
@@ -44,7 +48,7 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
         framed = np.zeros((x2 - x1, y2 - y1 + 2), bool)
         framed[:, 1:-1] = mask[y1:y2, x1:x2].T
         column, row = np.nonzero(framed[:, 1:] != framed[:, :-1])
-        edges = (column + x1) * height + row + y1
+        edges = (column + x1 + corner[1]) * height + row + y1 + corner[0]
         # A run that goes on at the top of the next column ends and begins at one place.
         joint = np.flatnonzero(edges[1:] == edges[:-1])
         edges = np.delete(edges, np.concatenate([joint, joint + 1]))
@@ -65,13 +69,24 @@ def encode_masks(masks: Any) -> list[dict[str, Any]]:
     Returns:
         For each mask ``size`` (``[H, W]``) and ``counts``, text.
     """
+    if isinstance(masks, (list, tuple)) and all(isinstance(one, Mapping) for one in masks):
+        return [_as_text(one) for one in masks]
+    return [encode_mask(mask) for mask in as_bitmaps(masks)]
+
+
+def as_bitmaps(masks: Any) -> np.ndarray:
+    """``(N, H, W)`` of 0 and 1 or booleans, of anything that `encode_masks` takes."""
     if isinstance(masks, Tensor):
-        masks = masks.detach().cpu().numpy()
-    elif hasattr(masks, "to_ndarray"):
-        masks = masks.to_ndarray()
-    if isinstance(masks, np.ndarray):
-        return [encode_mask(mask) for mask in masks]
-    return [_as_text(one) for one in masks]
+        array: np.ndarray = masks.detach().cpu().numpy()
+        return array
+    if hasattr(masks, "to_ndarray"):
+        bitmaps: np.ndarray = masks.to_ndarray()
+        return bitmaps
+    if isinstance(masks, (list, tuple)) and not masks:
+        return np.zeros((0, 0, 0), np.uint8)
+    if isinstance(masks, (list, tuple)) and isinstance(masks[0], Mapping):
+        return np.stack([coco_mask.decode(one) for one in encode_masks(masks)])
+    return np.asarray(masks)
 
 
 def decode_masks(encoded: Sequence[Mapping[str, Any]], height: int, width: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from detcore.apis.inferencer import DetInferencer, Prediction, write_prediction
 from detcore.cli import _predict
 from detcore.registry import DATASETS
 from detcore.structures import DetDataSample, InstanceData
-from detcore.structures.mask import polygon_to_bitmap
+from detcore.structures.mask import encode_masks, polygon_to_bitmap
 from detcore.visualization import DetLocalVisualizer
 
 SIZE = (90, 120)
@@ -51,6 +51,20 @@ def test_records_survive_json_and_give_the_masks_back(tmp_path):
         filled = polygon_to_bitmap([np.array(polygon) for polygon in polygons], *SIZE)
         assert overlap(filled, mask.astype(bool)) >= 0.95
         assert len(polygons) == 1
+
+
+def test_run_lengths_instead_of_masks_are_as_good():
+    masks = drawn()
+    found, encoded = prediction(masks, [0.9, 0.1, 0.6]), prediction(masks, [0.9, 0.1, 0.6])
+    encoded.sample.pred_instances.masks = encode_masks(masks)
+    assert encoded.as_dict(0.5, polygons=True) == found.as_dict(0.5, polygons=True)
+    for scale in (1, 3):
+        pictures = [inferencer(one).draw(one, scale=scale) for one in (found, encoded)]
+        assert np.array_equal(*pictures)
+        assert pictures[0].shape == (SIZE[0] * scale, SIZE[1] * scale, 3)
+    encoded.sample.pred_instances = encoded.sample.pred_instances[:0]
+    assert encoded.as_dict(polygons=True)["polygons"] == encoded.as_dict()["masks"] == []
+    assert inferencer(encoded).draw(encoded, scale=2).shape == (180, 240, 3)
 
 
 def test_polygons_are_given_only_where_they_are_asked_for_and_for_what_is_kept():

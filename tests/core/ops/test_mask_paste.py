@@ -1,12 +1,13 @@
 """Pasting masks, against sampling every pixel of the image."""
 
 import numpy as np
+import pycocotools.mask as coco_mask
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detcore.ops import paste_masks
+from detcore.ops import paste_masks, paste_run_lengths
 from detcore.ops.mask_paste import _paste_chunks
 
 
@@ -80,6 +81,20 @@ def test_a_negative_threshold_gives_probabilities_as_bytes():
 def test_a_threshold_of_zero_does_not_fill_the_image():
     pasted = paste_masks(torch.ones(1, 4, 4), torch.tensor([[10.0, 5, 30, 15]]), SIZE, 0.0)
     assert pasted.sum() == 24 * 12  # half a cell, 2.5 and 1.25 pixels, around the box
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.2])
+def test_run_lengths_are_those_of_the_pasted_masks(threshold):
+    masks = torch.rand(len(BOXES), 14, 14, generator=torch.Generator().manual_seed(7))
+    pasted = paste_masks(masks, BOXES, SIZE, threshold).numpy()
+    encoded = paste_run_lengths(masks, BOXES, SIZE, threshold)
+    for one, mask in zip(encoded, pasted, strict=True):
+        want = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
+        assert one == {"size": list(SIZE), "counts": want["counts"].decode()}
+    assert paste_run_lengths(masks[:0], BOXES[:0], SIZE) == []
+    assert coco_mask.area(paste_run_lengths(torch.ones(1, 0, 4), BOXES[:1], SIZE)[0]) == 0
+    with pytest.raises(ValueError, match="must be 0 or more, got -1"):
+        paste_run_lengths(masks, BOXES, SIZE, -1)
 
 
 def test_no_masks_and_no_pixels():
