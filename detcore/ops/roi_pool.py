@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from detcore.ops.roi_align_cpu import roi_align_cpu
+
 
 def roi_align(
     input: Tensor,
@@ -32,11 +34,14 @@ def roi_align(
     _check(input, rois)
     features = input if input.dtype == torch.float64 else input.float()
     regions = rois.to(features.dtype)
-    import torchvision  # see nms.py
+    arguments = (features, regions, _pair(output_size), spatial_scale, sampling_ratio, aligned)
+    pooled = None
+    if features.device.type == "cpu" and len(rois) and not _is_traced():
+        pooled = roi_align_cpu(*arguments)
+    if pooled is None:
+        import torchvision  # see nms.py
 
-    pooled = torchvision.ops.roi_align(
-        features, regions, _pair(output_size), spatial_scale, sampling_ratio, aligned
-    )
+        pooled = torchvision.ops.roi_align(*arguments)
     return pooled.to(input.dtype)
 
 
@@ -109,6 +114,12 @@ class RoIPool(nn.Module):
     def extra_repr(self) -> str:
         """Arguments, for ``repr``."""
         return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
+
+
+def _is_traced() -> bool:
+    """Whether a graph is being recorded, which must not depend on what the regions are."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return tracing or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -7,14 +7,51 @@ from detcore.ops import RoIAlign, RoIPool, roi_align, roi_pool
 ROIS = torch.tensor([[0.0, 4, 4, 40, 30], [1, 0, 0, 63, 63], [1, 10.5, 20.25, 11, 21]])
 
 
-@pytest.mark.parametrize("sampling_ratio", [0, 2])
+# Within the image, over its border, beside it, without area, upside down, thin, larger than the image.
+SHAPES = torch.tensor([
+    [0.0, 4, 4, 40, 30], [1, 0, 0, 63, 63], [1, 10.5, 20.25, 11, 21], [0, -20, -9, 13, 80],
+    [1, 80, 80, 99, 99], [0, 5, 5, 5, 5], [1, 30, 30, 20, 10], [0, 1, 8, 62, 9], [1, 31, 0, 31.5, 63],
+    [0, -100, -90, 200, 190],
+])  # fmt: skip
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
 @pytest.mark.parametrize("aligned", [True, False])
-def test_roi_align_is_torchvisions(sampling_ratio, aligned):
-    features = torch.rand(2, 3, 16, 16)
-    layer = RoIAlign(7, 0.25, sampling_ratio, aligned=aligned)
-    want = torchvision.ops.roi_align(features, ROIS, 7, 0.25, sampling_ratio, aligned)
-    assert torch.equal(layer(features, ROIS), want)
-    assert "output_size=(7, 7)" in repr(layer)
+@pytest.mark.parametrize("size", [7, (3, 5)])
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_roi_align_and_its_gradients_are_torchvisions(sampling_ratio, aligned, size, memory):
+    made = torch.Generator().manual_seed(0)
+    features = torch.rand(2, 3, 17, 16, generator=made).contiguous(memory_format=memory).requires_grad_()
+    layer = RoIAlign(size, 0.25, sampling_ratio, aligned=aligned)
+    want = torchvision.ops.roi_align(features, SHAPES, size, 0.25, sampling_ratio, aligned)
+    got = layer(features, SHAPES)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    grad = torch.rand(want.shape, generator=made)
+    (of_want,) = torch.autograd.grad(want, features, grad)
+    (of_got,) = torch.autograd.grad(got, features, grad)
+    torch.testing.assert_close(of_got, of_want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_region_that_is_none_is_left_to_torchvision():
+    features = torch.rand(1, 2, 8, 8)
+    far = torch.tensor([[0.0, 0, 0, 1e6, 8], [0, 1, 1, 5, 5]])
+    want = torchvision.ops.roi_align(features, far, 2, 1.0, 0, True)
+    torch.testing.assert_close(roi_align(features, far, 2), want)
+    broken = torch.tensor([[0.0, float("nan"), 0, 8, 8], [0, 1, 1, 5, 5]])
+    assert torch.equal(roi_align(features, broken, 2)[1], roi_align(features, broken[1:], 2)[0])
+
+
+def test_gradients_of_roi_align_are_those_of_its_values():
+    features = torch.rand(1, 2, 6, 5, dtype=torch.float64, requires_grad=True)
+    rois = torch.tensor([[0, 0.3, 0.4, 4.1, 5.2], [0, -2, 1, 3, 9]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda each: roi_align(each, rois, 2), (features,))
+
+
+def test_a_compiled_roi_align_gives_the_same():
+    compiled = torch.compile(lambda each, rois: roi_align(each, rois, 3), backend="eager")
+    features, rois = torch.rand(1, 2, 8, 8), torch.tensor([[0, 1.0, 2, 7, 6]])
+    torch.testing.assert_close(compiled(features, rois), roi_align(features, rois, 3))
+    assert "output_size=(7, 7)" in repr(RoIAlign(7, 0.25))
 
 
 def test_a_constant_map_stays_constant_and_a_ramp_gives_bin_centres():
