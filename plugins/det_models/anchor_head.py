@@ -4,7 +4,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from det_models.anchors import AnchorGenerator
+from det_models.anchors import AnchorGenerator, pyramid_anchors
 from det_models.coders import BaseBBoxCoder, DeltaXYWHBBoxCoder
 from det_models.dense import DenseHead
 from det_models.dense_cfg import DenseTestCfg, DenseTrainCfg
@@ -54,7 +54,7 @@ class AnchorHead(DenseHead):
         self.set_up(
             num_classes,
             in_channels,
-            prior_generator=anchor_generator or _anchors(),
+            prior_generator=anchor_generator or pyramid_anchors(),
             bbox_coder=bbox_coder or DeltaXYWHBBoxCoder(clip_border=True),
             loss_cls=loss_cls or CrossEntropyLoss(use_sigmoid=True),
             loss_bbox=loss_bbox or SmoothL1Loss(beta=1 / 9),
@@ -73,7 +73,3 @@ class AnchorHead(DenseHead):
     def forward_single(self, x: Tensor) -> tuple[Tensor, ...]:
         """Class logits and encoded boxes of one level; see :meth:`DenseHead.forward_single`."""
         return self.conv_cls(x), self.conv_reg(x)
-
-
-def _anchors() -> AnchorGenerator:
-    return AnchorGenerator(scales=[8, 16, 32], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64])

@@ -212,6 +212,11 @@ class AnchorGenerator:
         )
 
 
+def pyramid_anchors() -> AnchorGenerator:
+    """Three shapes in three sizes at each cell of a pyramid of strides 4 to 64."""
+    return AnchorGenerator(scales=[8, 16, 32], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64])
+
+
 def _pick_scales(
     scales: Sequence[float] | None, octave_base_scale: float | None, scales_per_octave: int | None
 ) -> list[float]:

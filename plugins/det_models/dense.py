@@ -2,7 +2,7 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from det_models.anchors import AnchorGenerator
 from det_models.assign import match_each
 from det_models.coders import BaseBBoxCoder
-from det_models.dense_cfg import DenseTestCfg, DenseTrainCfg
+from det_models.dense_cfg import DenseTestCfg, DenseTrainCfg, as_settings
 from det_models.dense_targets import DenseTargets, regressed_rows
 from det_models.host import host_tensor, reduce_mean
 from det_models.metainfo import MetaInfo, each_meta, with_scale_factor
 from det_models.postprocess import (
+    Candidates,
     best_of_levels,
     flatten_level,
     rescale_boxes,
@@ -100,8 +101,8 @@ class DenseHead(BaseModule):
         self.prior_generator: AnchorGenerator = TASK_UTILS.build(prior_generator)
         self.bbox_coder: BaseBBoxCoder = TASK_UTILS.build(bbox_coder)
         self.reg_decoded_bbox = reg_decoded_bbox
-        self.train_cfg: DenseTrainCfg | None = _settings(DenseTrainCfg, train_cfg)
-        self.test_cfg: DenseTestCfg | None = _settings(DenseTestCfg, test_cfg)
+        self.train_cfg: DenseTrainCfg | None = as_settings(DenseTrainCfg, train_cfg)
+        self.test_cfg: DenseTestCfg | None = as_settings(DenseTestCfg, test_cfg)
         kinds = set(self.prior_generator.num_base_priors)
         if len(kinds) != 1:
             raise ValueError(f"levels share weights, so they need equally many priors a cell; got {kinds}")
@@ -378,15 +379,16 @@ class DenseHead(BaseModule):
         if cfg.min_bbox_size >= 0:
             worth &= (boxes[..., 2:] - boxes[..., :2] > cfg.min_bbox_size).all(-1)
         scores = best.scores if best.factors is None else best.scores * best.factors
+        groups = self.suppression_groups(best)
         results = []
         for number, kept in enumerate(torch.nonzero(worth)[:, 1].split(worth.sum(1).tolist())):
             instances = InstanceData(
                 bboxes=boxes[number, kept], scores=scores[number, kept], labels=best.labels[number, kept]
             )
-            results.append(suppress(instances, cfg.nms if with_nms else None, cfg.max_per_img))
+            nms = cfg.nms if with_nms else None
+            results.append(suppress(instances, nms, cfg.max_per_img, groups[number, kept]))
         return results
 
-
-def _settings(kind: type, given: Any) -> Any:
-    """Settings as they are, or made of the dict that a head of a user's own was given."""
-    return MODELS.build({"type": kind, **given}) if isinstance(given, Mapping) else given
+    def suppression_groups(self, best: Candidates) -> Tensor:
+        """Within which boxes suppress one another, ``LongTensor[B, N]``: classes, unless a head says else."""
+        return best.labels

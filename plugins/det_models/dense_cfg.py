@@ -1,12 +1,13 @@
 """The settings of dense heads: ``train_cfg`` and ``test_cfg``."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from det_models.assign import BaseAssigner
 from det_models.samplers import BaseSampler
 from detcore.ops.nms import NmsCfg
-from detcore.registry import TASK_UTILS
+from detcore.registry import MODELS, TASK_UTILS
 
 
 class DictLike:
@@ -61,3 +62,8 @@ class DenseTestCfg(DictLike):
     score_thr: float = 0.0
     nms: NmsCfg = field(default_factory=lambda: NmsCfg(type="nms", iou_threshold=0.5))
     max_per_img: int = -1
+
+
+def as_settings(kind: type, given: Any) -> Any:
+    """Settings as they are, or made of the dict that a head of a user's own was given."""
+    return MODELS.build({"type": kind, **given}) if isinstance(given, Mapping) else given

@@ -43,7 +43,8 @@ def top_candidates(scores: Tensor, limit: int, least: float) -> tuple[Tensor, Te
 
     Returns:
         Values ``Tensor[B, N]``, places of the priors ``LongTensor[B, N]`` in the flattened level, and classes
-        ``LongTensor[B, N]``, in no particular order.
+        ``LongTensor[B, N]``, in the order of priors and classes: which of two equal scores comes first in a
+        suppression is then no matter of chance.
     """
     num_images, num_kinds, num_classes, _, width = scores.shape
     # In the map's own order: a maximum over a dimension that was permuted to the end takes 25 times as long.
@@ -55,7 +56,8 @@ def top_candidates(scores: Tensor, limit: int, least: float) -> tuple[Tensor, Te
     by_prior = scores.permute(0, 3, 4, 1, 2)
     picked = by_prior[images, cells // width, cells % width, rows % num_kinds].flatten(1)
     values, places = picked.topk(_at_most(limit, picked, least), sorted=False)
-    return values, rows.gather(1, places // num_classes), places % num_classes
+    pairs, order = (rows.gather(1, places // num_classes) * num_classes + places % num_classes).sort(1)
+    return values.gather(1, order), pairs // num_classes, pairs % num_classes
 
 
 def _at_most(limit: int, values: Tensor, least: float) -> int:
@@ -81,6 +83,7 @@ class Candidates:
         labels: ``LongTensor[B, N]``.
         priors: ``Tensor[B, N, D]``, the anchors or points that predicted them.
         bbox_preds: ``Tensor[B, N, E]``, encoded boxes.
+        levels: ``LongTensor[B, N]``, the level that each came from.
         factors: ``Tensor[B, N]``, by which scores are to be multiplied, or None.
     """
 
@@ -88,6 +91,7 @@ class Candidates:
     labels: Tensor
     priors: Tensor
     bbox_preds: Tensor
+    levels: Tensor
     factors: Tensor | None = None
 
 
@@ -118,19 +122,38 @@ def best_of_levels(
     levels = []
     for level, priors in enumerate(mlvl_priors):
         scores = cls_scores[level].unflatten(1, (-1, num_scores))
-        if not use_sigmoid:
-            scores = scores.float().softmax(2)[:, :, :-1]
-        values, places, labels = top_candidates(scores, limit, least)
+        if use_sigmoid and num_scores == 1:
+            values, places = _ranked(cls_scores[level].float().sigmoid(), limit)
+            labels = torch.zeros_like(places)
+        elif use_sigmoid:
+            values, places, labels = top_candidates(scores, limit, least)
+            values = values.float().sigmoid()
+        else:
+            values, places, labels = top_candidates(scores.float().softmax(2)[:, :, :-1], limit, least)
         found = [
-            values.float().sigmoid() if use_sigmoid else values,
+            values,
             labels,
             priors[places],
             _rows_of(bbox_preds[level], places, len(priors)),
+            torch.full_like(labels, level),
         ]
         if score_factors is not None:
             found.append(_rows_of(score_factors[level], places, len(priors))[..., 0].sigmoid())
         levels.append(found)
     return Candidates(*(torch.cat(parts, dim=1) for parts in zip(*levels, strict=True)))
+
+
+def _ranked(scores: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """The best scores ``Tensor[B, N]`` of a map ``Tensor[B, K, H, W]`` of one class, and their places.
+
+    Sure proposals have equal scores by the dozen, since a sigmoid near 1 has few values left. Which of them
+    suppresses the other is decided by this order: that of a sort of all scores, as in published results.
+    """
+    flat = flatten_level(scores, 1)[..., 0]
+    if not 0 < limit < flat.shape[1]:
+        return flat, torch.arange(flat.shape[1], device=flat.device).expand_as(flat)
+    ranked, places = flat.sort(dim=1, descending=True)
+    return ranked[:, :limit], places[:, :limit]
 
 
 def _rows_of(values: Tensor, places: Tensor, num_priors: int) -> Tensor:
@@ -139,20 +162,27 @@ def _rows_of(values: Tensor, places: Tensor, num_priors: int) -> Tensor:
     return rows.gather(1, places[..., None].expand(-1, -1, rows.shape[-1])).float()
 
 
-def suppress(instances: InstanceData, nms: Mapping[str, Any] | None, max_per_img: int = -1) -> InstanceData:
+def suppress(
+    instances: InstanceData,
+    nms: Mapping[str, Any] | None,
+    max_per_img: int = -1,
+    groups: Tensor | None = None,
+) -> InstanceData:
     """Last steps for one image: suppress doubles within each class, keep the best.
 
     Args:
         instances: ``bboxes`` (``Tensor[N, 4]``, xyxy), ``scores`` and ``labels`` (``Tensor[N]``).
         nms: Settings of :func:`detcore.ops.batched_nms`; None: all are kept, in the order that they have.
         max_per_img: How many at most; 0 or less for all.
+        groups: ``LongTensor[N]``, within which doubles are suppressed in place of the classes.
 
     Returns:
         What is left, best first.
     """
     if nms is None or not len(instances):
         return instances
-    dets, keep = batched_nms(instances.bboxes, instances.scores, instances.labels, dict(nms))
+    groups = instances.labels if groups is None else groups
+    dets, keep = batched_nms(instances.bboxes, instances.scores, groups, dict(nms))
     instances = instances[keep]
     instances.scores = dets[:, -1]  # soft NMS lowers them
     return instances[:max_per_img] if max_per_img > 0 else instances

@@ -57,9 +57,8 @@ class GroundTruth:
         index = _padding_index(counts, boxes[0])
         packed_boxes = torch.cat([*boxes, boxes[0].new_zeros(1, 4)])[index]
         packed_labels = torch.cat([*labels, labels[0].new_zeros(1)])[index].long()
-        on_host = packed_labels.device.type == "cpu" and not torch.compiler.is_compiling()
-        if num_classes is not None and on_host:
-            _check_labels(labels, num_classes)
+        if num_classes is not None:
+            check_labels(labels, num_classes)
         return cls(
             boxes=packed_boxes.float(),
             labels=packed_labels,
@@ -139,7 +138,14 @@ def _pack_ignored(ignored_instances: Sequence[InstanceData] | None) -> Tensor | 
     return torch.cat([*boxes, boxes[0].new_zeros(1, 4)])[index].float()
 
 
-def _check_labels(labels: Sequence[Tensor], num_classes: int) -> None:
+def check_labels(labels: Sequence[Tensor], num_classes: int) -> None:
+    """Hold each image's labels against the number of classes where that costs nothing: on the CPU.
+
+    Raises:
+        ValueError: A label is not one of the classes.
+    """
+    if labels and (labels[0].device.type != "cpu" or torch.compiler.is_compiling()):
+        return
     for number, each in enumerate(labels):
         if len(each) and not 0 <= int(each.min()) <= int(each.max()) < num_classes:
             raise ValueError(
