@@ -1,4 +1,7 @@
-"""Every config of MMDetection 3.3.0 gives what mmengine makes of it, and nothing of it is run."""
+"""Every config of MMDetection 3.3.0 gives what mmengine makes of it, and nothing of it is run.
+
+Ours are equal to those of the same names.
+"""
 
 import pickle
 import subprocess
@@ -7,7 +10,8 @@ from itertools import islice
 
 import pytest
 
-from detcore.config import Config
+from detcore.config import Config, shipped_configs
+from detcore.engine.config_schema.places import DESCRIPTIONS
 from detcore.errors import ConfigError
 
 pytestmark = pytest.mark.parity
@@ -21,6 +25,11 @@ NO_SUCH_BASE = [
     "sort/faster-rcnn_r50_fpn_8xb2-8e_mot20halftrain_test-mot20halfval.py",
     "sort/faster-rcnn_r50_fpn_8xb2-8e_mot20train_test-mot20train.py",
 ]
+OUR_OWN = {"bccd", "shapes", "timm_example"}
+"""Data sets that the reference has not, and backbones that it names in another way."""
+FOLDERS = {file.parent.relative_to(shipped_configs()).as_posix() for file in shipped_configs().rglob("*.py")}
+VIEWS = [f"retinanet/retinanet_r18_fpn_{schedule}_coco.py" for schedule in ("1x", "1xb8-1x")]
+"""Ours can be tested on several views of an image, which the reference sets up for its ResNet-50 only."""
 EQUAL, NEED_MMPRETRAIN = 851, 11
 SECONDS = 300
 
@@ -187,3 +196,48 @@ def test_some_configs_again_in_this_process(wheels):
         assert Config.fromstring(config.pretty_text) == config
         read += 1
     assert read > 50
+
+
+def with_defaults(config):
+    """A config of the reference with our scope, and with two of its defaults, which ours write out."""
+    filled = {**config, **({"default_scope": "detcore"} if "default_scope" in config else {})}
+    defaults = {"auto_scale_lr": {"enable": False}}
+    defaults |= {key: {"format_only": False} for key in ("val_evaluator", "test_evaluator")}
+    for key, default in defaults.items():
+        if key in config:
+            filled[key] = {**default, **config[key]}
+    return filled
+
+
+def other_variables(ours, theirs):
+    """Names that only one of the two files has for values on their way to where a run looks for them."""
+    return (ours.keys() ^ theirs.keys()) - {*DESCRIPTIONS}
+
+
+@pytest.mark.parametrize("folder", sorted(FOLDERS - OUR_OWN))
+def test_ours_equal_the_references_of_the_same_name(folder, wheels, table):
+    names = {path.name for path in (shipped_configs() / folder).glob("*.py")}
+    names &= {path.name for path in (wheels.configs / folder).glob("*.py")}
+    assert names
+    wrong = {}
+    for name in sorted(f"{folder}/{name}" for name in names):
+        ours = Config.fromfile(f"detcore::{name}").to_dict()
+        theirs = with_defaults(Config.fromfile(wheels.configs / name).to_dict())
+        left_out = other_variables(ours, theirs) | ({"tta_model", "tta_pipeline"} if name in VIEWS else set())
+        both = [{key: value for key, value in each.items() if key not in left_out} for each in (ours, theirs)]
+        if first := list(islice(differences(*both), 3)):
+            wrong[name] = first
+    assert not wrong
+    table.append((f"our configs equal to the reference's: {folder}", len(names)))
+
+
+def test_the_comparison_of_ours_notices_a_value_and_a_part_that_is_missing(wheels):
+    name = "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
+    theirs = with_defaults(Config.fromfile(wheels.configs / name).to_dict())
+    ours = Config.fromfile(f"detcore::{name}").to_dict()
+    ours["model"]["rpn_head"]["anchor_generator"]["scales"][0] = 4
+    assert not other_variables(ours, theirs)
+    assert list(differences(ours, theirs)) == [".model.rpn_head.anchor_generator.scales.0: 4, not 8"]
+    del ours["default_hooks"]
+    assert not other_variables(ours, theirs)
+    assert ".default_hooks: missing" in list(differences(ours, theirs))

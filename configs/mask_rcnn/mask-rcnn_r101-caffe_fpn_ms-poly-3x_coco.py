@@ -1,0 +1,11 @@
+_base_ = './mask-rcnn_r50_fpn_ms-poly-3x_coco.py'
+
+model = dict(
+    data_preprocessor=dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False),  # BGR
+    backbone=dict(
+        depth=101,
+        norm_cfg=dict(requires_grad=False),
+        style='caffe',
+        init_cfg=dict(checkpoint='open-mmlab://detectron2/resnet101_caffe'),
+    ),
+)
