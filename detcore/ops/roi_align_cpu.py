@@ -60,19 +60,18 @@ class _WeightedRows(torch.autograd.Function):
         cells, weights, starts, order = ctx.saved_tensors
         num_images, channels, height, width = ctx.shape
         num_cells, number = num_images * height * width, len(cells)
-        ends = torch.cat([starts[1:], starts.new_tensor([number])])
-        bins = torch.repeat_interleave(order, ends - starts)
+        bins = np.repeat(order.numpy(), np.diff(starts.numpy(), append=number))
         # Sorting one number that holds the cell and the place takes a quarter of the time of an argsort.
         bits = max(1, number.bit_length())
-        packed = np.sort((cells.numpy().astype(np.int64) << bits) | np.arange(number))
-        places = torch.from_numpy(packed & ((1 << bits) - 1))
+        packed = np.sort((cells.numpy() << bits) | np.arange(number))
+        places = packed & ((1 << bits) - 1)
         firsts = np.searchsorted(packed, np.arange(num_cells, dtype=np.int64) << bits)
         table = F.embedding_bag(
-            bins[places],
+            torch.from_numpy(bins[places]),
             grad.contiguous(),
             torch.from_numpy(firsts),
             mode="sum",
-            per_sample_weights=weights[places],
+            per_sample_weights=torch.from_numpy(weights.numpy()[places]),
         )
         return table.view(num_images, height, width, channels).permute(0, 3, 1, 2), None, None, None, None
 
@@ -85,74 +84,81 @@ def _plan(
     sampling_ratio: int,
     aligned: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-    """Cells and weights of all bins one after another, where each begins, and which bin it is."""
+    """Cells and weights of all bins one after another, where each begins, and which bin it is.
+
+    In numpy: so many small steps are no work for several threads, which wait for each other at every one.
+    """
     _, _, height, width = shape
-    corners = rois[:, 1:] * spatial_scale - (0.5 if aligned else 0.0)
+    regions = rois.numpy()
+    corners = regions[:, 1:] * regions.dtype.type(spatial_scale) - regions.dtype.type(0.5 * aligned)
     start, length = corners[:, :2], corners[:, 2:] - corners[:, :2]
     if not aligned:
-        length = length.clamp(min=1)
+        length = np.maximum(length, 1)
     along_y = _axis(start[:, 1], length[:, 1], output_size[0], height, sampling_ratio)
     along_x = _axis(start[:, 0], length[:, 0], output_size[1], width, sampling_ratio)
     if along_y is None or along_x is None:
         return None
     (first_y, weight_y, span_y), (first_x, weight_x, span_x) = along_y, along_x
     kinds = span_y * len(_SPANS) + span_x
-    image = rois[:, 0].long() * height
-    bins = torch.arange(len(rois) * output_size[0] * output_size[1]).view(len(rois), -1)
+    first_y = first_y + (regions[:, 0].astype(np.int64) * height)[:, None]
+    last_y = (regions[:, 0].astype(np.int64) + 1) * height - 1
+    bins = np.arange(len(regions) * output_size[0] * output_size[1]).reshape(len(regions), -1)
     cells, weights, sizes, order = [], [], [], []
-    for kind in kinds.unique().tolist():
-        rows = torch.nonzero(kinds == kind).flatten()
-        tall, wide = (torch.arange(_SPANS[each]) for each in divmod(kind, len(_SPANS)))
-        y = (first_y[rows][..., None] + tall).clamp(max=height - 1) + image[rows][:, None, None]
-        x = (first_x[rows][..., None] + wide).clamp(max=width - 1)
-        cells.append((y[:, :, None, :, None] * width + x[:, None, :, None, :]).flatten())
-        of_y, of_x = weight_y[rows][..., : len(tall)], weight_x[rows][..., : len(wide)]
-        weights.append((of_y[:, :, None, :, None] * of_x[:, None, :, None, :]).flatten())
-        order.append(bins[rows].flatten())
-        sizes.append(torch.full_like(order[-1], len(tall) * len(wide)))
-    size = torch.cat(sizes)
-    return torch.cat(cells), torch.cat(weights), size.cumsum(0) - size, torch.cat(order)
+    for kind in np.unique(kinds).tolist():
+        rows = np.flatnonzero(kinds == kind)
+        tall, wide = (_SPANS[each] for each in divmod(kind, len(_SPANS)))
+        y = np.minimum(first_y[rows][..., None] + np.arange(tall), last_y[rows][:, None, None])
+        x = np.minimum(first_x[rows][..., None] + np.arange(wide), width - 1)
+        cells.append((y[:, :, None, :, None] * width + x[:, None, :, None, :]).ravel())
+        of_y, of_x = weight_y[rows][..., :tall], weight_x[rows][..., :wide]
+        weights.append((of_y[:, :, None, :, None] * of_x[:, None, :, None, :]).ravel())
+        order.append(bins[rows].ravel())
+        sizes.append(np.full(order[-1].shape, tall * wide))
+    size = np.concatenate(sizes)
+    parts = (np.concatenate(cells), np.concatenate(weights), size.cumsum() - size, np.concatenate(order))
+    each_cell, each_weight, starts, places = map(torch.from_numpy, parts)
+    return each_cell, each_weight, starts, places
 
 
 def _axis(
-    start: Tensor, length: Tensor, num_bins: int, size: int, sampling_ratio: int
-) -> tuple[Tensor, Tensor, Tensor] | None:
+    start: np.ndarray, length: np.ndarray, num_bins: int, size: int, sampling_ratio: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Along one axis, for each bin of K regions: its first cell, and weights of the cells from there on.
 
     Args:
-        start: ``Tensor[K]``, where regions begin, in cells; 0 is the centre of the first.
-        length: ``Tensor[K]``, in cells.
+        start: ``(K,)``, where regions begin, in cells; 0 is the centre of the first.
+        length: ``(K,)``, in cells.
         num_bins: Bins of a region.
         size: Cells of the feature map.
         sampling_ratio: Samples per bin; 0 or less for as many as the region's size asks for.
 
     Returns:
-        ``LongTensor[K, bins]``, ``Tensor[K, bins, greatest span]``, and the region's class among the spans
-        ``LongTensor[K]``; None where a bin has too many samples or cells.
+        int64 ``(K, bins)``, float ``(K, bins, greatest span)``, and the region's class among the spans, int64
+        ``(K,)``; None where a bin has too many samples or cells.
     """
     step = length / num_bins
-    number = torch.full_like(step, sampling_ratio) if sampling_ratio > 0 else torch.ceil(step)
-    number = torch.nan_to_num(number, nan=0.0).clamp(min=0)
-    most = float(number.max())
-    if most > _MOST_SAMPLES:
+    number = np.full_like(step, sampling_ratio) if sampling_ratio > 0 else np.ceil(step)
+    number = np.maximum(np.nan_to_num(number, nan=0.0), 0)
+    if number.max() > _MOST_SAMPLES:
         return None
-    sample = torch.arange(max(1, int(most)), dtype=start.dtype)
-    share = 1 / number.clamp(min=1)
-    offsets = torch.arange(num_bins, dtype=start.dtype)[:, None] + (sample + 0.5) * share[:, None, None]
+    sample = np.arange(max(1, int(number.max())), dtype=start.dtype)
+    share = (1 / np.maximum(number, 1)).astype(start.dtype)[:, None, None]
+    offsets = np.arange(num_bins, dtype=start.dtype)[:, None] + (sample + start.dtype.type(0.5)) * share
     place = start[:, None, None] + offsets * step[:, None, None]
     counts = (sample < number[:, None])[:, None] & (place >= -1) & (place <= size)
-    place = torch.nan_to_num(place).clamp(0, size - 1)
-    low = place.floor()
-    beyond = place - low
-    cell = low.long()
-    first = torch.where(counts, cell, size).amin(2).clamp(max=size - 1)
-    distance = torch.where(counts, cell - first[..., None], 0)
-    span = distance.amax((1, 2)) + 2
-    if int(span.max()) > _SPANS[-1]:
+    place = np.clip(np.nan_to_num(place), 0, size - 1)
+    cell = place.astype(np.int64)
+    beyond = place - cell
+    first = np.minimum(np.where(counts, cell, size).min(2), size - 1)
+    distance = np.where(counts, cell - first[..., None], 0)
+    span = distance.max((1, 2)) + 2
+    if span.max() > _SPANS[-1]:
         return None
-    kind = torch.searchsorted(torch.tensor(_SPANS), span)
-    weights = start.new_zeros(len(start), num_bins, _SPANS[int(kind.max())])
-    part = counts * share[:, None, None]
-    weights.scatter_add_(2, distance, (1 - beyond) * part)
-    weights.scatter_add_(2, distance + 1, beyond * part)
-    return first, weights, kind
+    kind = np.searchsorted(_SPANS, span)
+    most = _SPANS[int(kind.max())]
+    weights = np.zeros((len(start), num_bins, most), start.dtype)
+    flat = np.arange(first.size).reshape(*first.shape, 1) * most + distance
+    part = counts * share
+    for shift, values in ((0, (1 - beyond) * part), (1, beyond * part)):
+        weights += np.bincount((flat + shift).ravel(), values.ravel(), weights.size).reshape(weights.shape)
+    return first, weights.astype(start.dtype, copy=False), kind
