@@ -9,6 +9,7 @@ DETCORE_API = 1
 def detcore_components(components: ComponentTable) -> None:
     """Name this package's components."""
     components.add_many("models", {
+        "ResLayer": "det_backbones.shared_head:ResLayer",
         "ResNeXt": "det_backbones.resnext:ResNeXt",
         "ResNet": "det_backbones.resnet:ResNet",
         "ResNetV1d": "det_backbones.resnet:ResNetV1d",

@@ -165,6 +165,19 @@ def check_convolution(kind, dims=2, **given):
         assert layer(x).isfinite().all()
 
 
+def check_regions_head(cfg, in_channels):
+    """Layers between an extractor of regions and the heads: they learn, and regions do not mix in them."""
+    torch.manual_seed(0)
+    layers = MODELS.build(cfg)
+    x = torch.rand(3, in_channels, 8, 8)
+    out = layers(x)
+    assert out.shape[:2] == (3, layers.out_channels)
+    check_gradients(layers, [out])
+    layers.eval()
+    assert torch.allclose(layers(x[:1]), layers(x)[:1], atol=1e-5)
+    assert layers(x[:0]).shape == (0, *out.shape[1:])
+
+
 LABELS = torch.tensor([0, 4, 2, 5, 1, 5])  # 5 is the background
 NO_FIGURES = {"num_classes": 5, "figures": False}
 STANDARDISED = {"conv_cfg": {"type": "ConvWS"}, "norm_cfg": {"type": "GN", "num_groups": 4}}
@@ -172,6 +185,9 @@ RESIZE = {"type": "Resize", "scale": (80, 60), "keep_ratio": True}
 
 EXAMPLES = {
     "network": {
+        "backbones.models.ResLayer": lambda _: check_regions_head(
+            {"type": "ResLayer", "depth": 18, "stage": 1}, in_channels=64
+        ),
         "backbones.models.ResNeXt": lambda _: [
             check_backbone(
                 {"type": "ResNeXt", "depth": 50, "groups": 4, "base_width": 4, "base_channels": 16, **options}
