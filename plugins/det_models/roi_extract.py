@@ -122,8 +122,6 @@ class SingleRoIExtractor(BaseRoIExtractor):
                 f"{self.featmap_strides}), got {len(feats)}"
             )
         feats, rois = feats[: self.num_inputs], rois.float()
-        if not len(rois):
-            return feats[0].new_zeros(0, self.out_channels, *self.output_size)
         levels = self.map_roi_levels(rois, self.num_inputs)
         if roi_scale_factor is not None:
             rois = self.roi_rescale(rois, roi_scale_factor)
@@ -132,6 +130,7 @@ class SingleRoIExtractor(BaseRoIExtractor):
             return pooled
         pooled = feats[0].new_zeros(len(rois), self.out_channels, *self.output_size)
         for level, (layer, feature) in enumerate(zip(self.roi_layers, feats, strict=True)):
+            # A level without regions takes part, too: all processes of a run expect its gradient.
             places = torch.nonzero(levels == level).flatten()
             pooled[places] = layer(feature, rois[places])
         return pooled

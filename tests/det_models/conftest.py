@@ -1,7 +1,11 @@
 """Small detectors, made-up batches, and weights that follow from names alone."""
 
+import copy
+import importlib.util
 import zlib
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,6 +15,7 @@ from torch import Tensor, nn
 
 from detcore.registry import MODELS
 from detcore.structures import DetDataSample, InstanceData
+from detcore.structures.mask import BitmapMasks
 
 
 def _random(name: str) -> np.random.Generator:
@@ -166,3 +171,97 @@ def small_retinanet(fill_by_name: Callable[[nn.Module], nn.Module]) -> Callable[
         return fill_by_name(MODELS.build(_small_config(num_classes, **head)))
 
     return make
+
+
+# -- detectors of two stages
+# -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def parts() -> ModuleType:
+    """The module `two_stage_parts`: configs of small two-stage detectors and of their parts."""
+    spec = importlib.util.spec_from_file_location(
+        "two_stage_parts", Path(__file__).with_name("two_stage_parts.py")
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def filled(fill_by_name: Callable[[nn.Module], nn.Module]) -> Callable[[dict[str, Any]], Any]:
+    """``filled(config)``: a model in training with weights by name; the config stays as it is."""
+    return lambda cfg: fill_by_name(MODELS.build(copy.deepcopy(cfg))).train()
+
+
+def ellipses(boxes: np.ndarray, height: int, width: int) -> BitmapMasks:
+    """One elliptic mask within each box."""
+    y, x = np.mgrid[0:height, 0:width]
+    masks = [
+        ((x - (x1 + x2) / 2) / ((x2 - x1) / 2)) ** 2 + ((y - (y1 + y2) / 2) / ((y2 - y1) / 2)) ** 2 <= 1
+        for x1, y1, x2, y2 in boxes
+    ]
+    empty = np.zeros((0, height, width), np.uint8)
+    return BitmapMasks(np.stack(masks).astype(np.uint8) if masks else empty, height, width)
+
+
+def _with_masks(sample: DetDataSample) -> DetDataSample:
+    sample.gt_instances.masks = ellipses(sample.gt_instances.bboxes.numpy(), *sample.metainfo["img_shape"])
+    return sample
+
+
+@pytest.fixture
+def golden_regions(
+    golden_batch: tuple[Tensor, list[DetDataSample]],
+) -> Callable[..., tuple[Tensor, list[DetDataSample]]]:
+    """``golden_regions(counts, crowds=False)``: images, samples with masks, 3 classes, stored proposals.
+
+    With ``crowds`` the last two boxes of the first image are ignored.
+    """
+
+    def make(counts: tuple[int, int] = (4, 4), crowds: bool = False) -> tuple[Tensor, list[DetDataSample]]:
+        images, samples = copy.deepcopy(golden_batch)
+        height, width = images.shape[-2:]
+        for number, (sample, count) in enumerate(zip(samples, counts, strict=True)):
+            every = sample.gt_instances
+            every.labels = every.labels % 3
+            if crowds and number == 0:
+                count, ignored = 2, every[2:]
+                sample.ignored_instances = InstanceData(bboxes=ignored.bboxes)
+            sample.gt_instances = every[:count]
+            _with_masks(sample)
+            random = _random(f"proposals{number}")
+            sides = np.stack([random.uniform(8, 0.6 * width, 40), random.uniform(8, 0.6 * height, 40)], 1)
+            corner = np.stack(
+                [random.uniform(0, width - sides[:, 0]), random.uniform(0, height - sides[:, 1])], 1
+            )
+            boxes = np.concatenate([corner, corner + sides], 1).astype(np.float32)
+            sample.proposals = InstanceData(bboxes=torch.from_numpy(boxes))
+        return images, samples
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mask_sample(make_sample: Callable[..., DetDataSample]) -> Callable[..., DetDataSample]:
+    """``mask_sample(height, width, boxes, labels)``: one image's annotations with elliptic masks."""
+    return lambda *given: _with_masks(make_sample(*given))
+
+
+@pytest.fixture
+def region_images() -> Tensor:
+    """Two images of 96x128."""
+    return torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def region_samples(mask_sample: Callable[..., DetDataSample]) -> list[DetDataSample]:
+    """Their annotations: two objects and one, three classes, with masks and eight stored proposals."""
+    boxes = [[10.0, 12.0, 60.0, 70.0], [30.0, 20.0, 120.0, 90.0]]
+    samples = [mask_sample(96, 128, boxes, [0, 2]), mask_sample(96, 128, boxes[:1], [1])]
+    for sample in samples:
+        corner = 4 * torch.arange(8.0)[:, None] + torch.tensor([2.0, 3.0])
+        sample.proposals = InstanceData(bboxes=torch.cat([corner, corner + torch.tensor([50.0, 45.0])], 1))
+    return samples
