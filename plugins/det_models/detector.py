@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from detcore.errors import ConfigError
 from detcore.nn import ModuleDict
@@ -118,12 +119,23 @@ class BaseDetector(nn.Module):
 
     def extract_feat(self, batch_inputs: Tensor) -> Sequence[Tensor]:
         """Feature maps ``Tensor[B, C_i, H_i, W_i]`` that the heads get, finest first."""
-        if batch_inputs.device.type == "cpu":
+        if batch_inputs.device.type == "cpu" and not self._takes_statistics():
             # oneDNN's convolutions keep the layout of their input and are a fifth faster channels last. On a
-            # GPU this pays in half precision only, and is a setting of the run.
+            # GPU this pays in half precision only, and is a setting of the run. So it is where means and
+            # variances are taken of the maps: torch's sums channels last lose one or two more digits.
             batch_inputs = batch_inputs.contiguous(memory_format=torch.channels_last)
         features: Sequence[Tensor] = self.backbone(batch_inputs)
         return features if self.neck is None else self.neck(features)
+
+    def _takes_statistics(self) -> bool:
+        """Whether backbone or neck normalise by what is in the maps, not by averages that they hold."""
+        parts = [part for part in (self.backbone, self.neck) if part is not None]
+        return any(
+            isinstance(module, nn.GroupNorm)
+            or (isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats))
+            for part in parts
+            for module in part.modules()
+        )
 
     def add_pred_to_datasample(self, data_samples: Samples, results_list: Sequence[InstanceData]) -> Samples:
         """Put each image's predictions into its sample."""
