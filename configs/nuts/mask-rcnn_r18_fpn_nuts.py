@@ -4,8 +4,8 @@ _base_ = ['../_base_/models/mask-rcnn_r50_fpn.py', '../_base_/default_runtime.py
 
 data_root = '{{$DETCORE_DATA:../shared/data}}/nuts/'
 classes = ('date', 'fig', 'hazelnut')
-scale = (416, 320)  # half of the photographs' width and height, in multiples of 32
-max_epochs = 12
+scale = (320, 240)  # two fifths of the photographs' width and height
+max_epochs = 8
 channels_last = True  # faster convolutions on CPUs
 
 model = dict(
@@ -27,7 +27,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomResize', scale='${scale}', ratio_range=(0.9, 1.2), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=(320, 416), crop_type='absolute', recompute_bbox=True),
+    dict(type='RandomCrop', crop_size='${scale}', crop_type='absolute', recompute_bbox=True),
     dict(type='FilterAnnotations', min_gt_bbox_wh=(8, 8)),  # slivers that the crop left of nuts
     dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='PackDetInputs'),
@@ -39,7 +39,7 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=2,
     num_workers=0,  # decoding takes a few per cent of a step's time; on two cores a worker would take it from there
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
@@ -79,7 +79,7 @@ test_evaluator = val_evaluator
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     dtype='bfloat16',
-    optimizer=dict(type='AdamW', lr=0.001, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=0.0005, weight_decay=0.05),
     clip_grad=dict(max_norm=10.0),
 )
 param_scheduler = [
@@ -97,4 +97,4 @@ param_scheduler = [
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs='${max_epochs}', val_interval=2)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=2, max_keep_ckpts=2))
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=2, max_keep_ckpts=2))
