@@ -3,12 +3,14 @@
 import collections.abc
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from detcore.structures import InstanceData
 
 Anything = TypeVar("Anything")
 _log = logging.getLogger("detcore.run")
@@ -25,6 +27,54 @@ def unmap(data: Tensor, count: int, inds: Tensor, fill: float = 0) -> Tensor:
     whole = data.new_full((count, *data.shape[1:]), fill)
     whole[inds.bool() if inds.dtype == torch.uint8 else inds] = data
     return whole
+
+
+def empty_instances(
+    batch_img_metas: Sequence[Mapping[str, Any]],
+    device: torch.device | str,
+    task_type: Literal["bbox", "mask"],
+    instance_results: Sequence[InstanceData] | None = None,
+    mask_thr_binary: float = 0,
+    box_type: Literal["hbox"] = "hbox",
+    use_box_type: bool = False,
+    num_classes: int = 80,
+    score_per_cls: bool = False,
+) -> list[InstanceData]:
+    """What a head predicts where there are no regions.
+
+    Args:
+        batch_img_metas: One an image; masks have the size of its ``ori_shape``.
+        device: Of the tensors.
+        task_type: ``'bbox'`` for ``bboxes`` ``Tensor[0, 4]``, ``scores`` and ``labels``, ``'mask'`` for
+            ``masks`` ``Tensor[0, H, W]``.
+        instance_results: Results that get them; new ones where None.
+        mask_thr_binary: Masks are bool, but uint8 where this is negative.
+        box_type: Only ``'hbox'``.
+        use_box_type: Has no meaning here: boxes are plain tensors.
+        num_classes: With ``score_per_cls``, classes without the background.
+        score_per_cls: Whether scores are ``Tensor[0, num_classes + 1]`` instead of ``Tensor[0]``.
+
+    Raises:
+        ValueError: Another task, another kind of boxes, or results of another number of images.
+    """
+    if task_type not in ("bbox", "mask"):
+        raise ValueError(f"task_type must be 'bbox' or 'mask', got {task_type!r}")
+    if box_type != "hbox":
+        raise ValueError(f"boxes are (x1, y1, x2, y2): box_type must be 'hbox', got {box_type!r}")
+    if instance_results is None:
+        instance_results = [InstanceData() for _ in batch_img_metas]
+    results = list(instance_results)
+    if len(results) != len(batch_img_metas):
+        raise ValueError(f"{len(batch_img_metas)} images need as many instance_results, got {len(results)}")
+    for result, meta in zip(results, batch_img_metas, strict=True):
+        if task_type == "mask":
+            kind = torch.bool if mask_thr_binary >= 0 else torch.uint8
+            result.masks = torch.zeros(0, *meta["ori_shape"][:2], dtype=kind, device=device)
+            continue
+        result.bboxes = torch.zeros(0, 4, device=device)
+        result.scores = torch.zeros((0, num_classes + 1) if score_per_cls else 0, device=device)
+        result.labels = torch.zeros(0, dtype=torch.long, device=device)
+    return results
 
 
 def is_model_wrapper(model: nn.Module) -> bool:

@@ -49,14 +49,19 @@ mmengine.model -> det_mmdet.helpers
 mmengine.model -> torch.nn.parallel
     MMDistributedDataParallel=DistributedDataParallel
 mmcv.cnn -> detcore.nn
-    DepthwiseSeparableConvModule build_activation_layer build_conv_layer build_norm_layer build_padding_layer
-    build_upsample_layer is_norm
+    ConvWS2d DepthwiseSeparableConvModule build_activation_layer build_conv_layer build_linear_layer
+    build_norm_layer build_padding_layer build_plugin_layer build_upsample_layer is_norm
+mmcv.cnn -> torch.nn
+    Conv2d Conv3d ConvTranspose2d ConvTranspose3d Linear MaxPool2d MaxPool3d
 mmcv.cnn -> det_models.scale
     Scale
 mmcv.cnn.bricks -> detcore.nn
     DropPath
 mmcv.ops -> detcore.ops
-    RoIAlign RoIPool batched_nms nms roi_align roi_pool soft_nms
+    DeformRoIPool DeformRoIPoolPack ModulatedDeformRoIPoolPack RoIAlign RoIPool batched_nms deform_conv2d
+    deform_roi_pool modulated_deform_conv2d nms roi_align roi_pool soft_nms
+mmcv.ops -> detcore.nn
+    DeformConv2d DeformConv2dPack ModulatedDeformConv2d ModulatedDeformConv2dPack
 mmdet.models.layers -> detcore.ops
     multiclass_nms
 
@@ -69,20 +74,28 @@ mmdet.models.dense_heads -> det_models.anchor_head
     AnchorHead
 mmdet.models.backbones.resnet -> det_backbones.residual
     BasicBlock Bottleneck
+mmdet.models.roi_heads.shared_heads -> det_backbones.shared_head
+    ResLayer
 mmdet.models.layers -> det_backbones.residual
     ResLayer
+mmdet.models.roi_heads -> det_models.roi_head
+    BaseRoIHead
+mmdet.models.roi_heads.roi_extractors -> det_models.roi_extract
+    BaseRoIExtractor
 mmdet.models.losses -> det_models.losses.reduce
     reduce_loss weight_reduce_loss weighted_loss
 mmdet.models.losses -> det_models.losses.cross_entropy
     binary_cross_entropy cross_entropy
+mmdet.models.losses -> det_models.losses.accuracy
+    accuracy
 mmdet.models.task_modules.assigners -> det_models.assign
     AssignResult BaseAssigner
 mmdet.models.task_modules.samplers -> det_models.samplers
-    SamplingResult
+    BaseSampler=QuotaSampler SamplingResult
 mmdet.models.task_modules.coders -> det_models.coders
     BaseBBoxCoder
 mmdet.models.utils -> det_mmdet.helpers
-    multi_apply unmap
+    empty_instances multi_apply unmap
 mmdet.models.utils -> det_models.truth
     unpack_gt_instances
 mmdet.utils -> det_models.host
@@ -98,7 +111,7 @@ mmdet.structures.bbox -> detcore.structures.bbox
     bbox_rescale bbox_xyxy_to_cxcywh cat_boxes corner2bbox distance2bbox find_inside_bboxes
     get_box_wh roi2bbox scale_boxes
 mmdet.structures.mask -> detcore.structures.mask
-    polygon_to_bitmap BitmapMasks PolygonMasks
+    mask_target polygon_to_bitmap BitmapMasks PolygonMasks
 mmdet.structures.mask -> detcore.structures.mask.base
     BaseInstanceMasks
 
@@ -118,7 +131,7 @@ Evaluation
 mmengine.evaluator -> detcore.evaluation
     BaseMetric=Metric Evaluator
 mmdet.evaluation.functional -> detcore.evaluation.boxes
-    average_precision eval_recalls
+    average_precision eval_recalls print_recall_summary
 
 Training
 mmengine.hooks -> detcore.engine.hooks

@@ -10,6 +10,7 @@ import torch
 from det_mmdet import checkpoints, dist, files, helpers, images, logs, mmcv, mmengine
 
 from detcore.errors import DataError
+from detcore.structures import InstanceData
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.yaml", "b/c.yml"])
@@ -118,6 +119,28 @@ def test_colours():
     np.testing.assert_array_equal(images.rgb2bgr(images.bgr2rgb(img)), img)
     normal = images.imnormalize(img, [1, 2, 3], [2, 2, 2])
     np.testing.assert_allclose(normal, (img[..., ::-1] - np.array([1, 2, 3])) / 2, rtol=1e-6)
+
+
+def test_what_is_predicted_where_there_are_no_regions():
+    metas = [{"ori_shape": (5, 7)}, {"ori_shape": (3, 4, 3)}]
+    boxes = helpers.empty_instances(metas, torch.device("cpu"), "bbox")
+    assert [each.bboxes.shape for each in boxes] == [(0, 4)] * 2
+    assert (boxes[0].scores.shape, boxes[0].labels.dtype) == ((0,), torch.long)
+    raw = helpers.empty_instances(metas, "cpu", "bbox", num_classes=3, score_per_cls=True)
+    assert raw[1].scores.shape == (0, 4)
+    masks = helpers.empty_instances(metas, "cpu", "mask", instance_results=boxes)
+    assert masks[0] is boxes[0]
+    assert [each.masks.shape for each in masks] == [(0, 5, 7), (0, 3, 4)]
+    assert [each.masks.dtype for each in masks] == [torch.bool] * 2
+    grey = helpers.empty_instances(metas, "cpu", "mask", mask_thr_binary=-1)
+    assert grey[0].masks.dtype == torch.uint8
+    for given, message in (
+        ({"task_type": "pose"}, "task_type must be 'bbox' or 'mask', got 'pose'"),
+        ({"task_type": "bbox", "box_type": "rbox"}, "box_type must be 'hbox', got 'rbox'"),
+        ({"task_type": "bbox", "instance_results": [InstanceData()]}, "2 images need as many"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            helpers.empty_instances(metas, "cpu", **given)
 
 
 def test_multi_apply_and_unmap():

@@ -71,6 +71,20 @@ def test_the_closest_module_decides_where_a_name_stands_in_two():
     assert find_move("mmcv.transforms.builder", "TRANSFORMS") == ("detcore.registry", "TRANSFORMS")
 
 
+@pytest.mark.parametrize(
+    ("module", "new"),
+    [
+        ("mmdet.models.layers", "det_backbones.residual"),
+        ("mmdet.models.layers.res_layer", "det_backbones.residual"),
+        ("mmdet.models.roi_heads", "det_backbones.shared_head"),
+        ("mmdet.models.roi_heads.shared_heads.res_layer", "det_backbones.shared_head"),
+        ("mmdet.models", "det_backbones.shared_head"),  # there, the second one hid the first
+    ],
+)
+def test_of_two_classes_of_one_name_the_module_says_which(module, new):
+    assert find_move(module, "ResLayer") == (new, "ResLayer")
+
+
 def test_what_is_not_there_has_a_reason():
     assert why_not("mmdet.models", "DeepSORT") == "tracking and re-identification are not part of detcore"
     assert "drop the call" in why_not("mmdet.utils", "register_all_modules")
