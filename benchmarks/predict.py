@@ -14,18 +14,10 @@ import math
 from collections.abc import Callable
 
 import torch
+from side_by_side.batch import made_up_batch
+from side_by_side.models import RETINANET, our_model, torchvision_retinanet
+from side_by_side.turns import Run, chosen, measure, parsed, parser_of, report, without_grad
 from torch import Tensor, nn
-from train_step import (
-    Run,
-    autocast,
-    chosen,
-    made_up_batch,
-    measure,
-    our_model,
-    parser_of,
-    report,
-    torchvision_model,
-)
 
 
 @torch.no_grad()
@@ -38,7 +30,7 @@ def busy(layer: nn.Conv2d, logits: Callable[[], list[Tensor]], share: float) -> 
 
 def rows(args: argparse.Namespace) -> dict[str, Run]:
     inputs, samples = made_up_batch(args)
-    ours, theirs = our_model(args.device).eval(), torchvision_model(args.device).eval()
+    ours, theirs = our_model(args.device, args.config).eval(), torchvision_retinanet(args.device).eval()
     images, share = list(inputs), 1 / args.candidates
     with torch.no_grad():
         for module in (ours.bbox_head.retina_cls, theirs.head.classification_head.cls_logits):
@@ -53,12 +45,8 @@ def rows(args: argparse.Namespace) -> dict[str, Run]:
     last = copy.deepcopy(ours).to(memory_format=torch.channels_last)
     inputs_last = inputs.to(memory_format=torch.channels_last)
 
-    def no_grad(call: Callable[[], object], bf16: bool) -> Run:
-        def run() -> None:
-            with torch.no_grad(), autocast(args.device, bf16):
-                call()
-
-        return run
+    def no_grad(call: Run, bf16: bool) -> Run:
+        return without_grad(call, args.device, bf16)
 
     table: dict[str, Run] = {}
     for name, bf16 in (("float32", False), ("bfloat16", True)):
@@ -76,14 +64,9 @@ def rows(args: argparse.Namespace) -> dict[str, Run]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = parser_of(__doc__)
+    parser = parser_of(__doc__, RETINANET)
     parser.add_argument("--candidates", type=int, default=5000, help="scores for one above the threshold")
-    args = parser.parse_args(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    height, width = args.size
-    print(f"RetinaNet R50, {args.batch}x3x{height}x{width}, {args.device}, ", end="")
-    print(f"{torch.get_num_threads()} threads, {args.rounds} rounds, torch {torch.__version__}")
+    args = parsed(parser, argv)
     seconds = measure(chosen(rows(args), args), args)
     pairs = []
     for precision in ("float32", "bfloat16"):

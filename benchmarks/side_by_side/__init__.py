@@ -1,0 +1,1 @@
+"""What the benchmarks share: rounds in turns, made-up batches, and the two sides that are measured."""
