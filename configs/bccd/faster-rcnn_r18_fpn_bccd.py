@@ -1,8 +1,9 @@
 # Faster R-CNN on the photographs of blood cells, from random weights, in bfloat16: the data and the settings of
-# retinanet_r18_fpn_bccd.py in a shorter schedule, without an average of the weights.
+# retinanet_r18_fpn_bccd.py with smaller pictures and a shorter schedule, without an average of the weights.
 _base_ = 'retinanet_r18_fpn_bccd.py'
 
-max_epochs = 12
+scale = (256, 192)
+max_epochs = 6
 
 model = dict(
     _delete_=True,
@@ -70,6 +71,7 @@ model = dict(
     ),
 )
 
+train_dataloader = dict(batch_size=4)
 optim_wrapper = dict(type='AmpOptimWrapper', dtype='bfloat16')
 train_cfg = dict(val_interval='${max_epochs}')
 custom_hooks = []
