@@ -221,6 +221,12 @@ class RandomSampler(QuotaSampler):
 
     def select(self, matches: Tensor) -> Tensor:
         """Choose in all images at once; nothing depends on how many positives there are."""
+        for name in ("_sample_pos", "_sample_neg"):
+            if getattr(type(self), name) is not getattr(RandomSampler, name):
+                kind = type(self).__name__
+                raise ConfigError(
+                    f"{kind} redefines {name}, which a dense head does not call: redefine select"
+                )
         limit = min(self.num, matches.shape[1])
         lots = torch.rand(matches.shape, device=matches.device)
         # A row's lots above -1 are those of its candidates; the greatest of them win.
