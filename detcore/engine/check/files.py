@@ -13,7 +13,7 @@ LOCAL = (None, "local", "disk")
 
 
 def check_files(cfg: RunConfig, modes: Sequence[str]) -> Iterator[Problem]:
-    """Annotation files, folders of images and weights that are not there; addresses are not looked at."""
+    """Annotations, proposals, folders of images, weights that are not there; addresses are not looked at."""
     for mode in modes:
         path = f"{mode}_dataloader.dataset"
         for place, dataset in datasets(table(cfg.get(f"{mode}_dataloader")).get("dataset"), path):
@@ -38,8 +38,9 @@ def _check_dataset(dataset: Mapping[str, Any], path: str) -> Iterator[Problem]:
     if root and not Path(root).exists():
         yield from _missing(f"{path}.data_root", "", root)
         return
-    if _is_local(dataset.get("ann_file")):
-        yield from _missing(f"{path}.ann_file", root, dataset["ann_file"])
+    for name in ("ann_file", "proposal_file"):
+        if _is_local(dataset.get(name)):
+            yield from _missing(f"{path}.{name}", root, dataset[name])
     for name, folder in table(dataset.get("data_prefix")).items():
         if _is_local(folder):
             yield from _missing(f"{path}.data_prefix.{name}", root, folder)

@@ -192,6 +192,7 @@ class TestFiles:
         cfg = config(tmp_path, **{
             "data_root": f"{tmp_path}/data/",
             "train_dataloader.dataset.ann_file": "annotations/instances_train2071.json",
+            "train_dataloader.dataset.proposal_file": "proposals/train.npz",
             "train_dataloader.dataset.data_prefix.img": "image/",
             "load_from": f"{tmp_path}/gone.pth",
             "model.backbone.init_cfg.checkpoint": "weights.pth",
@@ -201,6 +202,7 @@ class TestFiles:
         assert f"did you mean '{tmp_path}/data/annotations/instances_train2017.json'?" in text
         assert f"did you mean '{tmp_path}/data/images'?" in text
         assert f"load_from: {tmp_path}/gone.pth does not exist" in text
+        assert "train_dataloader.dataset.proposal_file: " in text
         assert "model.backbone.init_cfg.checkpoint: weights.pth does not exist" in text
         # Annotations of the evaluation, which loader and metric name, are one file.
         assert sum("instances_val2017.json does not exist" in each for each in problems) == 1
