@@ -117,6 +117,14 @@ class FCNMaskHead(BaseModule):
             # Kaiming's values of the layers' outputs; their biases start at 0.
             self.init_cfg = {"type": "Kaiming", "mode": "fan_out", "nonlinearity": "relu", "override": own}
 
+    @classmethod
+    def prepare_config(cls, cfg: dict[str, Any]) -> dict[str, Any]:
+        """``upsample_cfg=dict(type=None)`` is none."""
+        given = cfg.get("upsample_cfg")
+        if isinstance(given, dict) and "type" in given and given["type"] is None:
+            return {**cfg, "upsample_cfg": None}
+        return cfg
+
     def _make_upsample(
         self, cfg: Mapping[str, Any] | None, channels: int
     ) -> tuple[nn.Module | None, Literal["deconv", "nearest", "bilinear"] | None]:
