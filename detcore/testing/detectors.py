@@ -5,6 +5,7 @@ import copy
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,13 @@ Samples = list[DetDataSample]
 
 
 def check_detector(
-    source: Source, *, num_classes: int, size: tuple[int, int] = (96, 128), distributed: bool = True
+    source: Source,
+    *,
+    num_classes: int,
+    size: tuple[int, int] = (96, 128),
+    distributed: bool = True,
+    masks: bool = False,
+    proposals: int = 0,
 ) -> None:
     """Check all that a detector promises, on made-up images.
 
@@ -33,19 +40,24 @@ def check_detector(
         num_classes: Of its data set.
         size: Height and width of the images.
         distributed: Whether to check it below DDP (in this process alone).
+        masks: It learns and predicts masks, ``Tensor[N, H, W]`` beside the boxes.
+        proposals: How many proposals each image comes with, for a detector that makes none itself.
 
     Raises:
         AssertionError: Says which promise is broken.
     """
     detector = build(source, MODELS)
-    image, samples = tiny_batch(num_classes, size=size)
+    batch = partial(tiny_batch, num_classes, size=size, masks=masks, proposals=proposals)
+    image, samples = batch()
     _check_training(detector, image, samples)
     for objects, what in (((2, 0), "an image without objects"), ((0, 0), "a batch without objects")):
-        _check_losses(detector, image, tiny_batch(num_classes, objects=objects, size=size)[1], what)
+        _check_losses(detector, image, batch(objects=objects)[1], what)
     with torch.autocast("cpu", torch.bfloat16):
         _check_losses(detector, image, samples, "autocast (bfloat16)")
     _check_predictions(detector.eval(), image, samples, num_classes)
-    outputs = detector(image, mode="tensor")
+    if masks:
+        _check_masks(detector, image, samples)
+    outputs = detector(image, samples if proposals else None, mode="tensor")
     require(isinstance(outputs, tuple | list | Tensor), "mode='tensor' must give the heads' outputs")
     if distributed:
         _check_distributed(build(source, MODELS), image, samples)
@@ -92,6 +104,16 @@ def _check_predictions(detector: nn.Module, image: Tensor, samples: Samples, num
     for what, other in (("the other images of the batch", alone), ("the order of the batch", turned)):
         for one, two in zip(found, other, strict=True):
             require(_same(one, two), f"predictions depend on {what}")
+
+
+def _check_masks(detector: nn.Module, image: Tensor, samples: Samples) -> None:
+    with torch.no_grad():
+        predicted: Any = detector(image, copy.deepcopy(samples), mode="predict")
+    for sample in predicted:
+        found = sample.pred_instances
+        require("masks" in found, "pred_instances must have masks")
+        shape = (len(found.bboxes), *sample.metainfo["ori_shape"][:2])
+        require(tuple(found.masks.shape) == shape, f"masks must be {shape}, got {tuple(found.masks.shape)}")
 
 
 def _predictions(detector: nn.Module, image: Tensor, samples: Samples) -> list[dict[str, Tensor]]:

@@ -51,6 +51,10 @@ def kind_of(scope, registry, component):
         return "loss"
     if "mode" in arguments:
         return "detector" if "tta_cfg" not in inspect.signature(component).parameters else None
+    if "rois" in arguments:
+        return "extractor"
+    if hasattr(component, "loss_and_target"):
+        return "region_head"
     is_head = hasattr(component, "loss") and hasattr(component, "predict")
     takes_batches = {"data_samples", "data"} & set(arguments)
     return None if is_head or takes_batches else "network"
@@ -93,6 +97,59 @@ def fcos():
         "norm_on_bbox": True, "centerness_on_reg": True, "center_sampling": True,
     }  # fmt: skip
     return model
+
+
+REGION = {"score_thr": 0.0, "nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 20}
+PROPOSALS = {"nms_pre": 60, "max_per_img": 30, "nms": {"type": "nms", "iou_threshold": 0.7}}
+
+
+def matched_by_overlap(threshold):
+    names = ("pos_iou_thr", "neg_iou_thr", "min_pos_iou")
+    return {"type": "MaxIoUAssigner", **dict.fromkeys(names, threshold)}
+
+
+def extractor(size):
+    return {
+        "type": "SingleRoIExtractor",
+        "roi_layer": {"type": "RoIAlign", "output_size": size, "sampling_ratio": 0},
+        "out_channels": 32,
+        "featmap_strides": [8, 16, 32, 64],
+    }
+
+
+def rpn():
+    model = detector()
+    del model["bbox_head"]
+    anchors = {"type": "AnchorGenerator", "scales": [4], "ratios": [1.0], "strides": [8, 16, 32, 64, 128]}
+    sampler = {"type": "RandomSampler", "num": 64, "pos_fraction": 0.5, "add_gt_as_proposals": False}
+    return {
+        **model,
+        "type": "RPN",
+        "rpn_head": {"type": "RPNHead", "in_channels": 32, "feat_channels": 32, "anchor_generator": anchors},
+        "train_cfg": {"rpn": {"assigner": matched_by_overlap(0.5), "sampler": sampler}},
+        "test_cfg": {"rpn": PROPOSALS},
+    }
+
+
+def two_stages(kind, masks=False):
+    head = {"type": "Shared2FCBBoxHead", "in_channels": 32, "fc_out_channels": 32, "num_classes": 5}
+    every = {"type": "RandomSampler", "num": 1000, "pos_fraction": 1.0}  # nothing left to chance
+    stages = [
+        {"assigner": matched_by_overlap(each), "sampler": every, "mask_size": 28} for each in (0.5, 0.6, 0.7)
+    ]
+    model = rpn()
+    roi_head = {"type": "StandardRoIHead", "bbox_roi_extractor": extractor(7), "bbox_head": head}
+    if masks:
+        small = {"type": "FCNMaskHead", "num_convs": 1, "in_channels": 32, "conv_out_channels": 16}
+        roi_head.update(mask_roi_extractor=extractor(14), mask_head={**small, "num_classes": 5})
+    if kind == "CascadeRCNN":
+        roi_head.update(type="CascadeRoIHead", num_stages=3, stage_loss_weights=[1, 0.5, 0.25])
+    if kind == "FastRCNN":
+        del model["rpn_head"]
+        model["neck"]["num_outs"] = 4  # the fifth is for anchors
+    train = {**model["train_cfg"], "rcnn": stages if kind == "CascadeRCNN" else stages[0]}
+    settings = {"train_cfg": train, "test_cfg": {"rpn": PROPOSALS, "rcnn": REGION}}
+    return {**model, "type": kind, "roi_head": roi_head, **settings}
 
 
 def coco(folder):
@@ -178,6 +235,40 @@ def check_regions_head(cfg, in_channels):
     assert layers(x[:0]).shape == (0, *out.shape[1:])
 
 
+def check_regions(cfg, *features):
+    """A head over regions: it learns from all of them, from none, too, and they do not mix in it."""
+    torch.manual_seed(0)
+    head, twin = (MODELS.build(cfg) for _ in range(2))
+
+    def outputs(module, number):
+        found = module(*(each[:number] for each in features))
+        return list(found) if isinstance(found, tuple) else [found]
+
+    check_gradients(head, outputs(head, 6))
+    assert [len(each) for each in outputs(head, 0)] == [0] * len(outputs(head, 0))
+    twin.load_state_dict(head.state_dict(), strict=True)
+    runs = [outputs(module.eval(), number) for module, number in ((head, 6), (twin, 6), (head, 1))]
+    for every, same, one in zip(*runs, strict=True):
+        assert torch.equal(every, same)
+        assert torch.allclose(every[:1], one, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(each.isfinite().all() for each in outputs(head, 6))
+
+
+def check_extractor(cfg, channels):
+    """Features of regions: of the image that they name, none for none, and every map may be asked for."""
+    layer = MODELS.build(cfg)
+    random = torch.Generator().manual_seed(0)
+    maps = [torch.rand(2, channels, 64 // s, 64 // s, generator=random) for s in layer.featmap_strides]
+    rois = torch.tensor([[0, 2.0, 3, 30, 40], [1, 2.0, 3, 30, 40], [1, 0, 0, 64, 64]])
+    pooled = layer(maps, rois)
+    assert pooled.shape[:2] == (3, channels)
+    assert not torch.equal(pooled[0], pooled[1])
+    assert torch.allclose(layer([each[1:] for each in maps], rois[:1]), pooled[1:2], atol=1e-5)
+    assert layer(maps, rois[:0]).shape == (0, *pooled.shape[1:])
+
+
+FEATURES = torch.rand(6, 8, 7, 7, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 4, 2, 5, 1, 5])  # 5 is the background
 NO_FIGURES = {"num_classes": 5, "figures": False}
 STANDARDISED = {"conv_cfg": {"type": "ConvWS"}, "norm_cfg": {"type": "GN", "num_groups": 4}}
@@ -229,9 +320,49 @@ EXAMPLES = {
     "detector": {
         "models.models.FCOS": lambda _: check_detector(fcos(), num_classes=5),
         "models.models.RetinaNet": lambda _: check_detector(detector(), num_classes=5),
+        "models.models.RPN": lambda _: check_detector(rpn(), num_classes=5),
+        "models.models.FasterRCNN": lambda _: check_detector(two_stages("FasterRCNN"), num_classes=5),
+        "models.models.FastRCNN": lambda _: check_detector(
+            two_stages("FastRCNN"), num_classes=5, proposals=12
+        ),
+        "models.models.TwoStageDetector": lambda _: check_detector(
+            two_stages("TwoStageDetector"), num_classes=5, distributed=False
+        ),
+        "models.models.MaskRCNN": lambda _: check_detector(
+            two_stages("MaskRCNN", masks=True), num_classes=5, masks=True
+        ),
+        "models.models.CascadeRCNN": lambda _: check_detector(
+            two_stages("CascadeRCNN", masks=True), num_classes=5, masks=True
+        ),
         "models.models.SingleStageDetector": lambda _: check_detector(
             {**detector(), "type": "SingleStageDetector"}, num_classes=5, distributed=False
         ),
+    },
+    "region_head": {
+        **{
+            f"models.models.{given['type']}": partial(
+                lambda _, given: check_regions({"in_channels": 8, "num_classes": 3, **given}, FEATURES),
+                given=given,
+            )
+            for given in (
+                {"type": "BBoxHead"},
+                {"type": "ConvFCBBoxHead", "num_shared_convs": 1, "num_cls_fcs": 1, "num_reg_convs": 1},
+                {"type": "FCNMaskHead", "num_convs": 1, "conv_out_channels": 8},
+                {"type": "Shared2FCBBoxHead", "fc_out_channels": 16},
+                {"type": "Shared4Conv1FCBBoxHead", "fc_out_channels": 16, "conv_out_channels": 8},
+            )
+        },
+        "models.models.DoubleConvFCBBoxHead": lambda _: check_regions(
+            {
+                **{"type": "DoubleConvFCBBoxHead", "in_channels": 8, "num_classes": 3},
+                **{"num_convs": 1, "num_fcs": 1, "conv_out_channels": 16, "fc_out_channels": 16},
+            },
+            FEATURES,
+            FEATURES.flip(0),
+        ),
+    },
+    "extractor": {
+        "models.models.SingleRoIExtractor": lambda _: check_extractor(extractor(7), 32),
     },
     "loss": {
         **{
