@@ -6,7 +6,7 @@
     python benchmarks/two_stage_train.py --only 'detcore, float32' --rounds 2 --threads 1 --profile
 
 The bare network is the same model's backbone, neck and RPN head on the images and its box head on random
-features of as many regions as a step samples (512 an image), with the sum of all outputs for a loss. All get
+features of as many regions as ours samples (512 an image), with the sum of all outputs for a loss. All get
 the same normalised images and boxes, in turns, and ratios are taken within a round. torchvision's has the
 same frozen layers, batch norm in evaluation mode, 2000 and 1000 proposals before and after suppression, 256
 anchors and 512 regions an image; RoIAlign takes its own two samples a bin, ours as many as the region's size
@@ -31,8 +31,10 @@ GOALS = {
 }
 
 
-def count_regions(ours: Any, theirs: Any, inputs: Tensor, samples: list, targets: list) -> str:
-    """Sampled regions and the positives among them, of both, for one step that is not timed."""
+def sampled_regions(
+    ours: Any, theirs: Any, inputs: Tensor, samples: list, targets: list
+) -> dict[str, Tensor]:
+    """``BoolTensor[N]`` of either side: which sampled regions are positive. Takes a step each."""
     seen: dict[str, Tensor] = {}
 
     def spy(name: str, positives: Callable[[Any], Tensor], function: Callable[..., Any]) -> Any:
@@ -53,7 +55,7 @@ def count_regions(ours: Any, theirs: Any, inputs: Tensor, samples: list, targets
         ours(inputs, samples, mode="loss")
         theirs(list(inputs), targets)
     del ours.roi_head.sample_regions, theirs.roi_heads.select_training_samples
-    return ", ".join(f"{name} {len(each)}, {int(each.sum())} positive" for name, each in seen.items())
+    return seen
 
 
 def rows(args: argparse.Namespace) -> dict[str, Run]:
@@ -63,8 +65,10 @@ def rows(args: argparse.Namespace) -> dict[str, Run]:
     last = our_model(args.device, args.config).train().to(memory_format=torch.channels_last)
     for model in (ours, last, theirs):
         propose_truth(model, samples, args.near)
-    print(f"regions of a batch: {count_regions(ours, theirs, inputs, samples, targets)}")
-    number = args.batch * ours.roi_head.train_cfg.sampler.num
+    flags = sampled_regions(ours, theirs, inputs, samples, targets)
+    counts = [f"{name} {len(each)}, {int(each.sum())} positive" for name, each in flags.items()]
+    print(f"regions of a batch: {'; '.join(counts)}")
+    number = len(flags["detcore"])
 
     def row(model: nn.Module, loss: Callable[[], Tensor], bf16: bool) -> Run:
         return step(model, loss, args.device, bf16)
