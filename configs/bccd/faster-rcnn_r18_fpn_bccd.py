@@ -3,7 +3,7 @@
 _base_ = 'retinanet_r18_fpn_bccd.py'
 
 scale = (256, 192)
-max_epochs = 6
+max_epochs = 4
 
 model = dict(
     _delete_=True,
