@@ -128,9 +128,27 @@ class SingleRoIExtractor(BaseRoIExtractor):
         if self.num_inputs == 1:
             pooled: Tensor = self.roi_layers[0](feats[0], rois)
             return pooled
-        pooled = feats[0].new_zeros(len(rois), self.out_channels, *self.output_size)
-        for level, (layer, feature) in enumerate(zip(self.roi_layers, feats, strict=True)):
-            # A level without regions takes part, too: all processes of a run expect its gradient.
-            places = torch.nonzero(levels == level).flatten()
-            pooled[places] = layer(feature, rois[places])
-        return pooled
+        order = torch.argsort(levels, stable=True)
+        parts = rois[order].split(torch.bincount(levels, minlength=self.num_inputs).tolist())
+        pooled = torch.cat(
+            [layer(feature, part) for layer, feature, part in zip(self.roi_layers, feats, parts, strict=True)]
+        )
+        reordered: Tensor = _Reordered.apply(pooled, order)
+        return reordered
+
+
+class _Reordered(torch.autograd.Function):
+    """Rows ``Tensor[K, ...]`` put where ``order`` says: row i to place ``order[i]``.
+
+    The gradient is gathered, as the rows are: torch would add it up, not knowing that no place comes twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return rows[torch.argsort(order)]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (order,) = ctx.saved_tensors
+        return grad[order], None
