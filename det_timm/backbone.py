@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from det_timm._timm import timm
 from det_timm.groups import idle_parameters, layer_ids, plain
 from det_timm.maps import plan_maps
 from det_timm.pyramid import SimpleFeaturePyramid

@@ -20,8 +20,7 @@ def list_models(pattern: str, classes: bool, pretrained: bool, as_json: bool) ->
     """List the models whose names match PATTERN, for example 'efficientnet*'."""
     import fnmatch
 
-    import timm
-
+    from det_timm._timm import timm
     from det_timm.zoo import class_modules, first_variant
 
     if classes:
@@ -63,8 +62,7 @@ def describe(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: timm has no such model or class.
     """
-    import timm
-
+    from det_timm._timm import timm
     from det_timm.maps import plan_maps
     from det_timm.zoo import class_modules, class_of, current_name, default_variant, feature_maps, on_meta
 

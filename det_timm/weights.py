@@ -3,15 +3,16 @@
 import contextlib
 import logging
 import os
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from huggingface_hub import constants
 from torch import Tensor, nn
 
+from det_timm._timm import timm
 from detcore.errors import CheckpointError
 from detcore.weights import load_state
 
@@ -49,10 +50,24 @@ def pretrained_state(
         try:
             return create(pretrained=True).state_dict()
         except Exception as error:  # the hub's client raises kinds of its own for all that a network can do
-            raise CheckpointError(
-                f"the weights of timm's {model_name} cannot be fetched: {type(error).__name__}: "
-                f"{_first_line(error)}; give a local file as checkpoint_path, or fill the hub's cache"
-            ) from error
+            raise CheckpointError(_unreachable(model_name, published, error)) from error
+
+
+def _unreachable(model_name: str, published: Mapping[str, Any], error: Exception) -> str:
+    """What to say where published weights do not come."""
+    place = published.get("hf_hub_id") or published.get("url") or "its source"
+    cache = constants.HF_HUB_CACHE
+    why = f"{type(error).__name__}: {_first_line(error)}"
+    if _is_offline():
+        return (
+            f"DETCORE_OFFLINE is set and the weights of timm's {model_name} ({place}) are not in the hub's "
+            f"cache {cache} ({why}); run once without DETCORE_OFFLINE, copy the cache of a machine that has "
+            "them, or give a local file as checkpoint_path"
+        )
+    return (
+        f"the weights of timm's {model_name} cannot be fetched from {place}: {why}; give a local file as "
+        f"checkpoint_path, or copy them into the hub's cache {cache}"
+    )
 
 
 def _from_file(create: Create, model_name: str, path: str) -> Mapping[str, Any]:
@@ -63,10 +78,7 @@ def _from_file(create: Create, model_name: str, path: str) -> Mapping[str, Any]:
     drawn = [name for name, value in state.items() if not torch.equal(value, other[name])]
     matrices = [name for name, value in state.items() if value.ndim > 1]
     if len(set(drawn) & set(matrices)) > len(matrices) / 2:
-        raise CheckpointError(
-            f"{path} does not fit timm's {model_name}: it has no weights for {_some(drawn)}; "
-            f"its names are {_some(list(given))}"
-        )
+        raise CheckpointError(_unfit(path, model_name, f"it has no weights for {_some(drawn)}", given))
     if drawn:
         logger.warning("%s has no weights for %s of timm's %s", path, _some(drawn), model_name)
     return state
@@ -81,7 +93,21 @@ def _fitted(
             # timm takes entries out of what it is given.
             return create(pretrained=True, pretrained_cfg_overlay={"state_dict": dict(given)}).state_dict()
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-            raise CheckpointError(f"{path} does not fit timm's {model_name}: {_first_line(error)}") from error
+            raise CheckpointError(_unfit(path, model_name, _mismatch(error), given)) from error
+
+
+def _unfit(path: str, model_name: str, why: str, given: Mapping[str, Any]) -> str:
+    return (
+        f"{path} does not fit timm's {model_name}: {why}; its names are {_some(list(given))}. Give a file of "
+        f"{model_name}'s weights as checkpoint_path, or write the type of the model that this file is of"
+    )
+
+
+def _mismatch(error: Exception) -> str:
+    """What PyTorch complains of first; the line before it names but the class of the module."""
+    lines = [line.strip().rstrip(".") for line in str(error).strip().splitlines()]
+    told = [line for line in lines if not line.startswith("Error(s) in loading state_dict")]
+    return textwrap.shorten(next(iter(told), _first_line(error)), 240)
 
 
 @contextlib.contextmanager

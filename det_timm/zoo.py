@@ -13,11 +13,11 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import timm
 import torch
 from timm.models._registry import _deprecated_models, _model_to_module
 from torch import nn
 
+from det_timm._timm import timm
 from detcore.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,12 @@ DEFAULT_VARIANTS = {
     "VGG": "vgg16_bn",
     "VisionTransformer": "vit_small_patch16_224",
 }
+
+# What the backbone takes by itself, whatever the model.
+BACKBONE_ARGUMENTS = (
+    "features_only", "pretrained", "checkpoint_path", "in_channels", "out_indices", "pyramid",
+    "frozen_stages", "norm_eval", "with_cp", "init_cfg",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,9 +221,10 @@ def explain_arguments(model_name: str, error: Exception) -> str:
     if wrong is None:
         return ""
     taken = [name for name in _arguments(model_name) if name not in ("self", "kwargs", "in_chans")]
+    taken = list(dict.fromkeys((*BACKBONE_ARGUMENTS, *taken)))
     close = difflib.get_close_matches(wrong[1], taken, n=3)
     names = " or ".join(map(repr, close)) if close else ""
-    hint = f"did you mean {names}?" if close else f"{class_of(model_name)} takes {', '.join(taken)}"
+    hint = f"did you mean {names}?" if close else f"there are {', '.join(taken)}"
     return f"timm's {model_name} takes no argument {wrong[1]!r}; {hint}"
 
 

@@ -1,6 +1,7 @@
 """What every argument of the backbone means, and what it refuses."""
 
 import copy
+import inspect
 import logging
 import pickle
 
@@ -209,8 +210,16 @@ def test_an_argument_of_the_model_arrives_and_an_unknown_one_names_its_neighbour
     assert len(TIMMBackbone("vit_tiny_patch16_224", depth=6).timm_model.model.blocks) == 6
     with pytest.raises(ConfigError, match=r"drop_path_rat.*did you mean 'drop_path_rate'"):
         TIMMBackbone("resnet18", drop_path_rat=0.1)
+    with pytest.raises(ConfigError, match=r"frozen_stage'; did you mean 'frozen_stages'"):
+        TIMMBackbone("resnet18", frozen_stage=1)
     with pytest.raises(ConfigError, match="write in_channels"):
         TIMMBackbone("resnet18", in_chans=1)
+
+
+def test_the_backbones_own_arguments_are_all_offered():
+    model_name, *own, kwargs = inspect.signature(TIMMBackbone).parameters
+    assert (model_name, kwargs) == ("model_name", "kwargs")
+    assert list(zoo.BACKBONE_ARGUMENTS) == own
 
 
 @pytest.mark.parametrize("norm", ["BN", "batchnorm2d"])

@@ -29,9 +29,25 @@ def offline(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["resnet18.a1_in1k", "efficientnet_b0", "tv_resnet50"])
-def test_offline_nobody_asks_the_network(offline, name):
-    with pytest.raises(CheckpointError, match=r"cannot be fetched.*checkpoint_path"):
+def test_offline_nobody_asks_the_network(offline, name, tmp_path):
+    with pytest.raises(CheckpointError, match=r"DETCORE_OFFLINE is set.*checkpoint_path") as raised:
         TIMMBackbone(name, pretrained=True).init_weights()
+    backbone = TIMMBackbone(name, pretrained=True)
+    assert backbone.timm_model.pretrained_cfg["hf_hub_id"] in str(raised.value)
+    assert str(tmp_path) in str(raised.value)
+
+
+def test_without_a_network_the_error_names_the_weights_and_their_place(monkeypatch, tmp_path):
+    monkeypatch.delenv("DETCORE_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+    def unreachable(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", unreachable)
+    message = r"resnet18 cannot be fetched from timm/resnet18\.a1_in1k: OSError: no route.*checkpoint_path"
+    with pytest.raises(CheckpointError, match=message):
+        TIMMBackbone("resnet18", pretrained=True).init_weights()
 
 
 def test_offline_weights_behind_an_address_say_where_the_file_belongs(offline):
@@ -66,8 +82,12 @@ def test_a_file_of_another_model_is_refused_and_nothing_changes(tmp_path, other)
     torch.save({"a": torch.zeros(3)} if other == "nothing" else whole(other), tmp_path / "w.pth")
     backbone = TIMMBackbone("swin_tiny_patch4_window7_224", checkpoint_path=str(tmp_path / "w.pth"))
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    with pytest.raises(CheckpointError, match="fit timm's swin_tiny_patch4_window7_224"):
+    with pytest.raises(CheckpointError, match="fit timm's swin_tiny_patch4_window7_224") as raised:
         backbone.init_weights()
+    message = str(raised.value)
+    assert "it has no weights for " in message or "size mismatch for " in message
+    assert "its names are " in message
+    assert "as checkpoint_path" in message
     assert all(torch.equal(before[key], value) for key, value in backbone.state_dict().items())
 
 
