@@ -16,9 +16,9 @@ def check_backbone(
 ) -> None:
     """Check all that a backbone promises.
 
-    Feature maps are ``Tensor[B, C, H, W]`` in a tuple or list, finest first, as ``out_channels`` and
-    ``out_strides`` tell; gradients reach every parameter that trains; in evaluation an image's maps depend
-    on no other image; weights survive a round trip; autocast works.
+    Feature maps are ``Tensor[B, C, H, W]`` in a tuple or list, of the image's dtype, finest first, as
+    ``out_channels`` and ``out_strides`` tell; gradients reach every parameter that trains; in evaluation an
+    image's maps depend on no other image; weights survive a round trip; autocast works.
 
     Args:
         source: ``dict(type=...)``, or a function that builds the backbone.
@@ -116,6 +116,7 @@ def _maps(module: nn.Module, given: Any, what: str) -> Sequence[Tensor]:
             f"every map must be Tensor[B, C, H, W], got {getattr(each, 'shape', type(each).__name__)}",
         )
         require(each.isfinite().all(), f"{what} gives values that are not finite")
+        require(each.dtype == torch.float32, f"{what} makes maps of {each.dtype} from float32")
     found: Sequence[Tensor] = maps
     return found
 

@@ -26,6 +26,16 @@ def commands(blocks):
             yield command.removeprefix("$ "), output
 
 
+def test_the_page_tells_what_the_backbone_tells(root):
+    blocks = [text for language, _, text in BLOCK.findall((root / "docs" / "timm.md").read_text())]
+    (block,) = (text for text in blocks if text.startswith("from det_timm"))
+    *lines, last = block.splitlines()
+    names: dict = {}
+    exec("\n".join(lines), names)
+    expression, _, told = last.partition("#")
+    assert eval(expression, names) == eval(told)
+
+
 @pytest.mark.slow
 def test_every_command_prints_what_the_page_says(page, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "500"}

@@ -43,6 +43,8 @@ class Backbone(nn.Module):
             first = first + first.mean(0, keepdim=True)
         if self.broken == "nan":
             first = first / 0
+        if self.broken == "dtype":
+            return first.double(), self.second(first).double()
         if self.broken == "tensor":
             return first
         maps = (first, self.second(first) + (torch.rand(1) if self.broken == "random" else 0))
@@ -62,6 +64,7 @@ def test_a_good_backbone_passes():
     ("nan", "not finite"),
     ("tensor", "must give a tuple of feature maps"),
     ("flat", "must be Tensor"),
+    ("dtype", "maps of torch.float64 from float32"),
     ("random", "outputs change"),
 ])  # fmt: skip
 def test_a_broken_backbone_is_told_why(broken, message):
