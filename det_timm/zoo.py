@@ -47,6 +47,8 @@ BACKBONE_ARGUMENTS = (
     "frozen_stages", "norm_eval", "with_cp", "init_cfg",
 )  # fmt: skip
 
+_OPEN_ENDED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 
 @dataclasses.dataclass(frozen=True)
 class FeatureMap:
@@ -220,7 +222,7 @@ def explain_arguments(model_name: str, error: Exception) -> str:
     wrong = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if wrong is None:
         return ""
-    taken = [name for name in _arguments(model_name) if name not in ("self", "kwargs", "in_chans")]
+    taken = [name for name in _arguments(model_name) if name not in ("self", "in_chans")]
     taken = list(dict.fromkeys((*BACKBONE_ARGUMENTS, *taken)))
     close = difflib.get_close_matches(wrong[1], taken, n=3)
     names = " or ".join(map(repr, close)) if close else ""
@@ -237,5 +239,14 @@ def flexible_arguments(model_name: str) -> dict[str, Any]:
 
 @functools.cache
 def _arguments(model_name: str) -> tuple[str, ...]:
-    """Names of the arguments of a model's class."""
-    return tuple(inspect.signature(type(on_meta(model_name)).__init__).parameters)
+    """Names of the arguments of a model's class, and of its bases as far as it hands others on to them."""
+    found: dict[str, None] = {}
+    for cls in type(on_meta(model_name)).__mro__:
+        if "__init__" not in vars(cls):
+            continue
+        parameters = inspect.signature(cls.__init__).parameters
+        named = [name for name, each in parameters.items() if each.kind not in _OPEN_ENDED]
+        found |= dict.fromkeys(named)
+        if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+            break
+    return tuple(found)

@@ -94,8 +94,9 @@ def test_a_plain_transformer_gives_four_scales_of_its_last_map_or_of_four_chosen
     assert [tuple(each.shape[2:]) for each in outputs(last)] == [(16, 24), (8, 12), (4, 6), (2, 3)]
 
 
-def test_a_transformer_takes_images_that_its_patches_do_not_divide():
-    assert outputs(TIMMBackbone("vit_tiny_patch16_224"), (50, 70))[2].shape[2:] == (4, 5)
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+def test_a_transformer_takes_images_that_its_patches_do_not_divide(name):
+    assert outputs(TIMMBackbone(name), (50, 70))[2].shape[2:] == (4, 5)
 
 
 def test_frozen_stages_neither_train_nor_count_batches():
