@@ -57,6 +57,9 @@ class Examination:
         """See :class:`~detcore.registry.planning.Examiner`."""
         if self.imports_pending:
             return self._pending(error.name, path)
+        scope, dot, _ = error.name.partition(".")
+        if dot and lookup.source().describe(scope).startswith("not installed: "):
+            return Problem(path, error.message, error.hints, error)  # similar names are not what is missing
         best = self._by_fit([(registry, each) for each in error.candidates], given)
         hint = lookup.joined_hints(lookup.did_you_mean([each for _, each in best]), error.hints)
         # Where a name is close, the scopes that were searched are of no interest.

@@ -6,6 +6,8 @@ import pytest
 from detcore.errors import PluginError, RegistryError
 from detcore.registry import MODELS, TASK_UTILS, default_scope
 from detcore.registry.core import USER
+from detcore.registry.examine import Examination
+from detcore.registry.lookup import NameNotFoundError
 
 
 class Mine:
@@ -72,6 +74,16 @@ def test_a_dotted_string_is_never_an_import_path(scopes, name):
 
 def test_a_scope_that_is_not_installed_is_named_with_its_pip_line(scopes):
     assert "timm (not installed: pip install det-timm)" in str(refusal("timm.EfficientNet"))
+
+
+def test_where_the_scope_is_not_installed_no_similar_name_is_offered_instead_of_its_pip_line(scopes):
+    scopes.add("models", EfficientNetV9="collections:Counter")
+    with pytest.raises(NameNotFoundError) as caught:
+        MODELS.get("timm.EfficientNet")
+    assert caught.value.candidates
+    problem = Examination().unknown_name(MODELS, caught.value, {"type": "timm.EfficientNet"}, "model")
+    assert "timm (not installed: pip install det-timm)" in str(problem)
+    assert "did you mean" not in str(problem)
 
 
 def test_a_default_scope_that_is_not_installed_is_an_error_and_not_passed_over(scopes):
