@@ -36,7 +36,9 @@ def list_models(pattern: str, classes: bool, pretrained: bool, as_json: bool) ->
     if not names:
         from detcore.errors import ConfigError
 
-        raise ConfigError(f"timm {timm.__version__} has no model that matches {pattern!r}")
+        wider = f"*{pattern.strip('*').lower()}*"
+        hint = f"; {wider!r} matches some" if not classes and timm.list_models(wider) else ""
+        raise ConfigError(f"timm {timm.__version__} has no model that matches {pattern!r}{hint}")
     click.echo(json.dumps(names) if as_json else "\n".join(lines))
 
 
@@ -64,6 +66,7 @@ def describe(name: str) -> dict[str, Any]:
     """
     from det_timm._timm import timm
     from det_timm.maps import plan_maps
+    from det_timm.pyramid import resampled
     from det_timm.zoo import class_modules, class_of, current_name, default_variant, feature_maps, on_meta
 
     if name in class_modules():
@@ -73,6 +76,7 @@ def describe(name: str) -> dict[str, Any]:
     plan = plan_maps(name)
     configured: Any = whole.pretrained_cfg
     tags = timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True)
+    given = resampled(plan.sources) if plan.resampled else plan.sources
     licences = {tag: timm.get_pretrained_cfg_value(tag, "license") or "not told" for tag in tags}
     return {
         "model": name,
@@ -88,6 +92,8 @@ def describe(name: str) -> dict[str, Any]:
             for index, each in enumerate(feature_maps(name))
         ],
         "pyramid": plan.resampled,
+        "out_channels": [each.channels for each in given],
+        "out_strides": [each.stride for each in given],
         "input_size": list(configured["input_size"]),
         "mean": [255 * value for value in configured["mean"]],
         "std": [255 * value for value in configured["std"]],

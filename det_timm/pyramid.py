@@ -25,13 +25,10 @@ class SimpleFeaturePyramid(BaseModule):
 
     def __init__(self, maps: Sequence[FeatureMap]) -> None:
         super().__init__()
-        sources = list(maps) if len(maps) > 1 else list(maps) * len(SCALES)
-        pairs = list(zip(sources, SCALES, strict=False))
-        self.resample = ModuleList([_resampling(each.channels, scale) for each, scale in pairs])
+        layers = [_resampling(each.channels, scale) for each, scale in _pairs(maps)]
+        self.resample = ModuleList(layers)
         self.single = len(maps) == 1
-        self.maps = tuple(
-            FeatureMap(_channels(each.channels, scale), _whole(each.stride / scale)) for each, scale in pairs
-        )
+        self.maps = resampled(maps)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Resample.
@@ -44,6 +41,20 @@ class SimpleFeaturePyramid(BaseModule):
         """
         sources = list(maps) * len(self.resample) if self.single else maps
         return tuple(layer(each) for layer, each in zip(self.resample, sources, strict=True))
+
+
+def resampled(maps: Sequence[FeatureMap]) -> tuple[FeatureMap, ...]:
+    """What a :class:`SimpleFeaturePyramid` makes of maps of equal strides, finest first."""
+    return tuple(
+        FeatureMap(_channels(each.channels, scale), _whole(each.stride / scale))
+        for each, scale in _pairs(maps)
+    )
+
+
+def _pairs(maps: Sequence[FeatureMap]) -> list[tuple[FeatureMap, float]]:
+    """The map that each level is made of, and how much finer it becomes; one map serves all levels."""
+    sources = list(maps) if len(maps) > 1 else list(maps) * len(SCALES)
+    return list(zip(sources, SCALES, strict=False))
 
 
 def _channels(channels: int, scale: float) -> int:
