@@ -244,7 +244,7 @@ def _arguments(model_name: str) -> tuple[str, ...]:
     for cls in type(on_meta(model_name)).__mro__:
         if "__init__" not in vars(cls):
             continue
-        parameters = inspect.signature(cls.__init__).parameters
+        parameters = inspect.signature(vars(cls)["__init__"]).parameters
         named = [name for name, each in parameters.items() if each.kind not in _OPEN_ENDED]
         found |= dict.fromkeys(named)
         if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):

@@ -14,7 +14,7 @@ from detcore.registry.core import REGISTRIES, Registry
 from detcore.registry.lookup import Candidate, NameNotFoundError
 from detcore.registry.planning import Planner
 from detcore.registry.problems import Problem, joined, not_given_first
-from detcore.registry.scopes import Absence
+from detcore.registry.scopes import Absence, source
 from detcore.registry.signatures import parameters_of
 from detcore.registry.spelling import ranked, slip
 
@@ -58,7 +58,7 @@ class Examination:
         if self.imports_pending:
             return self._pending(error.name, path)
         scope, dot, _ = error.name.partition(".")
-        if dot and lookup.source().describe(scope).startswith("not installed: "):
+        if dot and source().describe(scope).startswith("not installed: "):
             return Problem(path, error.message, error.hints, error)  # similar names are not what is missing
         best = self._by_fit([(registry, each) for each in error.candidates], given)
         hint = lookup.joined_hints(lookup.did_you_mean([each for _, each in best]), error.hints)
