@@ -55,7 +55,7 @@ def rows(args: argparse.Namespace) -> dict[str, Run]:
     table: dict[str, Run] = {}
     for suffix in ("", ", compiled"):
         ours = our_model(args.device, args.config).train().to(memory_format=torch.channels_last)
-        theirs = torchvision_rcnn(args.device).to(memory_format=torch.channels_last)
+        theirs = torchvision_rcnn(args.device, args.num_classes).to(memory_format=torch.channels_last)
         for model in (ours, theirs):
             propose_truth(model, samples, args.near)
             if suffix:

@@ -30,7 +30,8 @@ def busy(layer: nn.Conv2d, logits: Callable[[], list[Tensor]], share: float) -> 
 
 def rows(args: argparse.Namespace) -> dict[str, Run]:
     inputs, samples = made_up_batch(args)
-    ours, theirs = our_model(args.device, args.config).eval(), torchvision_retinanet(args.device).eval()
+    ours = our_model(args.device, args.config).eval()
+    theirs = torchvision_retinanet(args.device, args.num_classes).eval()
     images, share = list(inputs), 1 / args.candidates
     with torch.no_grad():
         for module in (ours.bbox_head.retina_cls, theirs.head.classification_head.cls_logits):

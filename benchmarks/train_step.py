@@ -3,7 +3,7 @@
     python benchmarks/train_step.py                                 # CPU, float32 and bfloat16
     python benchmarks/train_step.py --device cuda --batch 16 --size 800 1344
     python benchmarks/train_step.py --rounds 1 --size 64 96         # does it run at all
-    python benchmarks/train_step.py --only float32 --config configs/timm_example/...b1_fpn_1x_coco.py
+    python benchmarks/train_step.py --batch 8 --size 240 320 --config configs/bccd/...efficientnet-b0...py
 
 The bare network is the same model's backbone, neck and head convolutions, with the sum of all outputs for a
 loss. All get the same normalised images and boxes, in turns, and ratios are taken within a round: what else
@@ -24,7 +24,7 @@ def rows(args: argparse.Namespace) -> dict[str, Run]:
     inputs, samples = made_up_batch(args)
     ours = our_model(args.device, args.config).train()
     last = our_model(args.device, args.config).train().to(memory_format=torch.channels_last)
-    theirs = torchvision_retinanet(args.device)
+    theirs = torchvision_retinanet(args.device, args.num_classes)
     images = list(inputs)
     targets = targets_of(samples)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side.batch import NUM_CLASSES, made_up_batch
+from side_by_side.batch import made_up_batch
 from side_by_side.busy import make_busy
 from side_by_side.models import MASK_RCNN, our_model, torchvision_rcnn
 from side_by_side.turns import Run, chosen, measure, parsed, parser_of, report, without_grad
@@ -40,7 +40,7 @@ def detcore_ways(args: argparse.Namespace) -> dict[str, Run]:
         return model(inputs, samples, mode="predict")
 
     number, head = args.candidates * args.batch, model.roi_head
-    head.test_cfg.score_thr = make_busy(head.bbox_head.fc_cls, predict, number, range(NUM_CLASSES))
+    head.test_cfg.score_thr = make_busy(head.bbox_head.fc_cls, predict, number, range(args.num_classes))
     with torch.no_grad():
         features = model.extract_feat(inputs)
         proposals = model.rpn_head.predict(features, samples, rescale=False)
@@ -53,13 +53,14 @@ def detcore_ways(args: argparse.Namespace) -> dict[str, Run]:
 
 def torchvision_ways(args: argparse.Namespace) -> dict[str, Run]:
     inputs, _ = made_up_batch(args)
-    model: Any = torchvision_rcnn(args.device, masks=True, original=tuple(args.original)).eval()
+    original = tuple(args.original)
+    model: Any = torchvision_rcnn(args.device, args.num_classes, masks=True, original=original).eval()
     head, images, sizes = model.roi_heads, list(inputs), [tuple(args.size)] * args.batch
 
     def predict() -> list:
         return model(images)
 
-    number, classes = args.candidates * args.batch, range(1, NUM_CLASSES + 1)
+    number, classes = args.candidates * args.batch, range(1, args.num_classes + 1)
     head.score_thresh = make_busy(head.box_predictor.cls_score, predict, number, classes)
     with torch.no_grad():
         features = model.backbone(inputs)

@@ -14,7 +14,7 @@ box head on random features of as many proposals.
 import argparse
 
 import torch
-from side_by_side.batch import NUM_CLASSES, made_up_batch
+from side_by_side.batch import made_up_batch
 from side_by_side.busy import make_busy
 from side_by_side.models import FASTER_RCNN, BareTwoStage, our_model, pooled, torchvision_rcnn
 from side_by_side.turns import Run, chosen, measure, parsed, parser_of, report, without_grad
@@ -25,7 +25,7 @@ GOALS = {("detcore, float32", "torchvision, float32"): 0.95}
 def rows(args: argparse.Namespace) -> dict[str, Run]:
     inputs, samples = made_up_batch(args)
     ours = our_model(args.device, args.config).eval()
-    theirs = torchvision_rcnn(args.device).eval()
+    theirs = torchvision_rcnn(args.device, args.num_classes).eval()
     images = list(inputs)
 
     def detcore() -> list:
@@ -36,8 +36,8 @@ def rows(args: argparse.Namespace) -> dict[str, Run]:
 
     number = args.candidates * args.batch
     head, predictor = ours.roi_head, theirs.roi_heads.box_predictor
-    head.test_cfg.score_thr = make_busy(head.bbox_head.fc_cls, detcore, number, range(NUM_CLASSES))
-    classes = range(1, NUM_CLASSES + 1)
+    head.test_cfg.score_thr = make_busy(head.bbox_head.fc_cls, detcore, number, range(args.num_classes))
+    classes = range(1, args.num_classes + 1)
     theirs.roi_heads.score_thresh = make_busy(predictor.cls_score, torchvision, number, classes)
     regions = pooled(ours, args.batch * ours.rpn_head.test_cfg.max_per_img, args.device)
     bare = BareTwoStage(ours)

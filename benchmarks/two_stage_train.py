@@ -61,7 +61,8 @@ def sampled_regions(
 def rows(args: argparse.Namespace) -> dict[str, Run]:
     inputs, samples = made_up_batch(args)
     targets = targets_of(samples, first_label=1)
-    ours, theirs = our_model(args.device, args.config).train(), torchvision_rcnn(args.device)
+    ours = our_model(args.device, args.config).train()
+    theirs = torchvision_rcnn(args.device, args.num_classes)
     last = our_model(args.device, args.config).train().to(memory_format=torch.channels_last)
     for model in (ours, last, theirs):
         propose_truth(model, samples, args.near)

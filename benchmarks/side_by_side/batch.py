@@ -9,7 +9,6 @@ from torchvision.models.detection.transform import resize_boxes
 
 from detcore.structures import DetDataSample, InstanceData
 
-NUM_CLASSES = 80
 Size = tuple[int, int]  # height, width
 
 
@@ -19,7 +18,7 @@ def made_up_batch(
     """Normalised images ``Tensor[B, 3, H, W]`` and samples, boxes of 24 pixels to two thirds of the image.
 
     Args:
-        args: ``size``, ``batch``, ``boxes``, ``device``.
+        args: ``size``, ``batch``, ``boxes``, ``num_classes``, ``device``.
         original: Size of the images before they were resized to ``args.size``.
     """
     height, width = args.size
@@ -31,7 +30,7 @@ def made_up_batch(
         corner = torch.rand(args.boxes, 2, generator=generator) * (
             torch.tensor([width, height]) - sides
         ).clamp(min=0)
-        labels = torch.randint(0, NUM_CLASSES, (args.boxes,), generator=generator)
+        labels = torch.randint(0, args.num_classes, (args.boxes,), generator=generator)
         shape, before = (height, width), original or (height, width)
         sample = DetDataSample(
             metainfo={

@@ -9,7 +9,7 @@ from torchvision.models import detection
 
 from detcore.config import Config
 from detcore.registry import MODELS
-from side_by_side.batch import NUM_CLASSES, AsTheyAre, Size
+from side_by_side.batch import AsTheyAre, Size
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RETINANET = CONFIGS / "retinanet/retinanet_r50_fpn_1x_coco.py"
@@ -40,12 +40,14 @@ def _as_ours(model: nn.Module, device: str, original: Size | None = None) -> nn.
     return model.to(device)
 
 
-def torchvision_retinanet(device: str) -> nn.Module:
-    model = detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=NUM_CLASSES)
+def torchvision_retinanet(device: str, num_classes: int) -> nn.Module:
+    model = detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=num_classes)
     return _as_ours(model, device)
 
 
-def torchvision_rcnn(device: str, *, masks: bool = False, original: Size | None = None) -> nn.Module:
+def torchvision_rcnn(
+    device: str, num_classes: int, *, masks: bool = False, original: Size | None = None
+) -> nn.Module:
     """Faster or Mask R-CNN; its numbers of anchors, proposals and regions are those of our configs.
 
     What is left of its own: two samples a bin in RoIAlign, where our configs take as many as a region's size
@@ -55,7 +57,7 @@ def torchvision_rcnn(device: str, *, masks: bool = False, original: Size | None 
     model = make(
         weights=None,
         weights_backbone=None,
-        num_classes=NUM_CLASSES + 1,
+        num_classes=num_classes + 1,
         rpn_pre_nms_top_n_train=2000,
         rpn_post_nms_top_n_train=1000,
         rpn_pre_nms_top_n_test=1000,

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from detcore.config import Config
+
 Run = Callable[[], object]
 Seconds = dict[str, list[float]]
 Pair = tuple[str, str]
@@ -36,6 +38,7 @@ def parser_of(description: str, config: Path, kind: str = "a RetinaNet") -> argp
 def parsed(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
     """The options; threads are set, and a line says what is measured."""
     args = parser.parse_args(argv)
+    args.num_classes = _classes_of(args.config)
     if args.threads:
         torch.set_num_threads(args.threads)
     height, width = args.size
@@ -43,6 +46,12 @@ def parsed(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> ar
     print(f"{args.device}, {torch.get_num_threads()} threads, ", end="")
     print(f"{args.rounds} rounds{', processor seconds' * args.cpu_seconds}, torch {torch.__version__}")
     return args
+
+
+def _classes_of(config: Path) -> int:
+    model = Config.fromfile(config).model
+    head = model.get("bbox_head") or model.roi_head.bbox_head
+    return int(head.num_classes)
 
 
 def autocast(device: str, on: bool) -> contextlib.AbstractContextManager:
