@@ -1,4 +1,4 @@
-"""Every block of the pages on plugins does what the page says: files are written, commands are run."""
+"""Every block of the pages on plugins, and of the recipes, does what the page says: commands are run."""
 
 import os
 import re
@@ -8,7 +8,12 @@ import sys
 
 import pytest
 
-PAGES = ["plugins.md", "plugins/command.md", "plugins/observer.md"]
+PAGES = [
+    "plugins.md",
+    "plugins/command.md",
+    "plugins/observer.md",
+    pytest.param("recipes.md", marks=pytest.mark.slow),  # small trainings
+]
 BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXPECTED = {  # what the output of a command must hold, by its beginning
     "detcore plugins list": "stripes",
@@ -17,6 +22,15 @@ EXPECTED = {  # what the output of a command must hold, by its beginning
     "python -m pytest": "1 passed",
     "detcore count": "circle",
     "cat beacon.jsonl": '"reason": "finished"',
+    "detcore run frozen.py": "the backbone trains from epoch 2 on",
+    "python channels.py": "(1, 64, 8, 8)\n(1, 128, 4, 4)\n(1, 256, 2, 2)\n(1, 512, 1, 1)\n(64, 128, 256",
+    "detcore check fcos_rpn.py": "no errors, no warnings",
+    "detcore run fcos_rpn.py": "one step and one evaluation went through",
+    "detcore run rpn.py": "loss_rpn_cls",
+    "detcore test rpn.py": "Wrote shapes/proposals/",
+    "detcore check fast.py": "no errors, no warnings",
+    "detcore run fast.py": "coco/bbox_mAP",
+    "detcore run with_context.py": "one step and one evaluation went through",
 }
 OFFLINE = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check"]
 
@@ -42,7 +56,7 @@ def test_every_block_works(page, root, tmp_path):
             command = line.removeprefix("$ ")
             done = subprocess.run(
                 translated(command, site),
-                env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+                env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
             )  # fmt: skip
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
             for beginning, expected in EXPECTED.items():

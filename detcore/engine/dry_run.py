@@ -52,11 +52,19 @@ def make_dry(cfg: Config, folder: Path) -> list[str]:
             notes.append(f"dry run: {missing[0]} is not there; {mode} uses {_DRAWN} drawn pictures")
             annotations = _draw(leaves, folder / mode, cfg.get("default_scope"))
             if mode == "val":
-                cfg["val_evaluator"] = {"type": "datasets.CocoMetric", "ann_file": str(annotations)}
+                kept = {"ann_file": str(annotations), "metric": _figures(cfg.get("val_evaluator"))}
+                cfg["val_evaluator"] = {"type": "datasets.CocoMetric", **kept}
         elif mode == "val":
             for leaf in leaves:
                 _shorten(leaf, cfg.get("default_scope"))
     return notes
+
+
+def _figures(evaluator: Any) -> list[str]:
+    """Figures of boxes, of masks, or both, as the config asks for; whatever else it asks for, of boxes."""
+    given = evaluator.get("metric") if isinstance(evaluator, dict) else None
+    names = [given] if isinstance(given, str) else list(given or ())
+    return [name for name in names if name in ("bbox", "segm")] or ["bbox"]
 
 
 def _leaves(dataset: Any, scope: str | None) -> Iterator[dict[str, Any]]:

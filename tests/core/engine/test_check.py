@@ -177,6 +177,17 @@ class TestClasses:
         assert len(problems) == 1
         assert "model.roi_head.bbox_head.1.num_classes: 20 classes" in problems[0]
 
+    def test_the_box_head_and_the_mask_head_of_mask_rcnn_are_both_named(self, tmp_path):
+        file = tmp_path / "masks.py"
+        heads = "dict(bbox_head=dict(num_classes=20), mask_head=dict(num_classes=20))"
+        base = "_base_ = 'detcore::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'"
+        file.write_text(f"{base}\nmodel = dict(roi_head={heads})\n")
+        problems = [each for each in found(Config.fromfile(file)) if "classes, but" in each]
+        assert [each.split(": 20 classes")[0].rpartition(" ")[2] for each in problems] == [
+            "model.roi_head.bbox_head.num_classes",
+            "model.roi_head.mask_head.num_classes",
+        ]
+
     def test_one_string_is_no_tuple_of_classes(self, tmp_path):
         text = "train_dataloader = dict(dataset=dict(metainfo=dict(classes=('person'))))\n"
         assert "one class is written ('person',) with a comma" in only(config(tmp_path, text))

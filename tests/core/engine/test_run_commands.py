@@ -3,7 +3,9 @@ import json
 
 import pytest
 
+from detcore.config import Config
 from detcore.engine.checkpoint import load_checkpoint
+from detcore.engine.dry_run import make_dry
 
 NO_VALIDATION = {"val_cfg": None, "val_dataloader": None, "val_evaluator": None}
 
@@ -193,6 +195,17 @@ def test_num_classes_that_do_not_fit_end_the_run_before_the_first_step(detcore, 
     config = retinanet()
     assert detcore("run", config, "--cfg-options", "model.bbox_head.num_classes=80") == 2
     assert "80 classes" in detcore.output
+
+
+@pytest.mark.parametrize(
+    ("asked", "drawn"),
+    [(["bbox", "segm"], ["bbox", "segm"]), ("segm", ["segm"]), ("proposal_fast", ["bbox"]), (None, ["bbox"])],
+)
+def test_a_dry_run_on_drawn_pictures_asks_for_masks_where_the_config_does(asked, drawn, tmp_path):
+    cfg = Config.fromfile("detcore::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py")
+    cfg.val_evaluator = {"type": "CocoMetric", "metric": asked}
+    make_dry(cfg, tmp_path)
+    assert cfg.val_evaluator["metric"] == drawn
 
 
 def test_a_dry_run_says_first_what_is_wrong_with_the_config_as_it_stands(detcore, tmp_path):
