@@ -8,6 +8,7 @@ from detcore.config import Config
 from detcore.data import BaseDetDataset
 from detcore.data.drawn import tiny_coco
 from detcore.registry import DATASETS
+from detcore.structures.proposals import image_key
 
 _EVALUATED = 8  # images of the configured data that the evaluation looks at
 _DRAWN = 6
@@ -86,7 +87,7 @@ def _shorten(leaf: dict[str, Any], scope: str | None) -> None:
 
 def _missing(leaf: dict[str, Any]) -> Path | None:
     root = Path(leaf.get("data_root") or ".")
-    named = [leaf.get("ann_file"), *(leaf.get("data_prefix") or {}).values()]
+    named = [leaf.get("ann_file"), leaf.get("proposal_file"), *(leaf.get("data_prefix") or {}).values()]
     paths = [root / name for name in named if isinstance(name, str) and name]
     return next((path for path in paths if not path.exists()), None)
 
@@ -100,7 +101,9 @@ def _draw(leaves: list[dict[str, Any]], folder: Path, scope: str | None) -> Path
     for annotation in content["annotations"]:
         annotation["category_id"] = (annotation["category_id"] - 1) % len(classes) + 1
     annotations.write_text(json.dumps(content))
+    proposals = _propose(content, folder)
     for leaf in leaves:
+        proposing = {"proposal_file": str(proposals)} if leaf.get("proposal_file") else {}
         kept: dict[str, Any] = {
             key: leaf[key] for key in ("pipeline", "test_mode", "_scope_", "backend_args") if key in leaf
         }
@@ -112,8 +115,22 @@ def _draw(leaves: list[dict[str, Any]], folder: Path, scope: str | None) -> Path
             data_root="",
             data_prefix={"img": str(folder / "images")},
             metainfo={"classes": classes},
+            **proposing,
         )
     return annotations
+
+
+def _propose(content: dict[str, Any], folder: Path) -> Path:
+    """Proposals for drawn pictures, for those data sets that bring some: where the shapes are."""
+    images: dict[str, dict[str, list[Any]]] = {}
+    for image in content["images"]:
+        own = [each["bbox"] for each in content["annotations"] if each["image_id"] == image["id"]]
+        boxes = [[x, y, x + w, y + h] for x, y, w, h in own]
+        key = image_key(str(folder / "images" / image["file_name"]))
+        images[key] = {"bboxes": boxes, "scores": [1.0] * len(boxes)}
+    file = folder / "proposals.json"
+    file.write_text(json.dumps({"images": images}))
+    return file
 
 
 def _classes(leaf: dict[str, Any], scope: str | None) -> tuple[str, ...]:

@@ -208,6 +208,26 @@ def test_a_dry_run_on_drawn_pictures_asks_for_masks_where_the_config_does(asked,
     assert cfg.val_evaluator["metric"] == drawn
 
 
+def test_a_dry_run_on_drawn_pictures_draws_proposals_where_the_config_has_some(detcore, tmp_path):
+    config = tmp_path / "fast.py"
+    config.write_text("""
+_base_ = 'detcore::fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py'
+model = dict(
+    backbone=dict(depth=18, base_channels=16, init_cfg=None),
+    neck=dict(in_channels='auto', out_channels=16),
+    roi_head=dict(bbox_roi_extractor=dict(out_channels=16),
+                  bbox_head=dict(in_channels=16, fc_out_channels=16)))
+train_pipeline = [
+    dict(type='LoadImageFromFile'), dict(type='LoadProposals'),
+    dict(type='LoadAnnotations', with_bbox=True), dict(type='PackDetInputs')]
+test_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadProposals'), dict(type='PackDetInputs')]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+""")
+    assert detcore("run", config, "--dry-run", "--device", "cpu") == 0, detcore.output
+    assert "one step and one evaluation went through" in detcore.output
+
+
 def test_a_dry_run_says_first_what_is_wrong_with_the_config_as_it_stands(detcore, tmp_path):
     config = tmp_path / "old.py"
     config.write_text("model = dict(type='X')\ndata = dict(samples_per_gpu=2)\noptimizer = dict(lr=1)\n")
