@@ -31,6 +31,8 @@ from det_models.losses.cross_entropy import CrossEntropyLoss
 from det_models.losses.smooth_l1 import L1Loss
 from det_models.metainfo import MetaInfo
 from det_models.postprocess import Candidates
+from det_models.two_stage_cfg import TwoStageTestCfg, TwoStageTrainCfg
+from detcore.errors import ConfigError
 from detcore.nn import ConvModule, Sequential
 from detcore.nn.base_module import DeferredInit
 from detcore.registry import TASK_UTILS
@@ -44,20 +46,42 @@ _INIT_CFG = {"type": "Normal", "layer": "Conv2d", "std": 0.01}
 class RPN(SingleStageDetector):
     """A detector of objects of any kind, whose boxes are proposals.
 
-    In configs its head is ``rpn_head``, and its settings are the entry ``rpn`` of ``train_cfg`` and
-    ``test_cfg``, so that they can be shared with those of a two-stage detector. Any one-stage head will do.
+    Its settings are the entry ``rpn`` of ``train_cfg`` and ``test_cfg``, so that they can be shared with
+    those of a two-stage detector.
+
+    Args:
+        backbone: Feature maps of an image batch.
+        neck: Feature maps of the backbone's; None for none.
+        rpn_head: An RPNHead, or any other one-stage head.
+        train_cfg: In configs its ``rpn`` is handed to the head.
+        test_cfg: In configs its ``rpn`` is handed to the head.
+        data_preprocessor: From a loader's batch to the network's input.
+        init_cfg: How the whole starts.
+
+    Raises:
+        ConfigError: There is no ``rpn_head``.
     """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module | None = None,
+        rpn_head: nn.Module | None = None,
+        train_cfg: TwoStageTrainCfg | None = None,
+        test_cfg: TwoStageTestCfg | None = None,
+        data_preprocessor: nn.Module | None = None,
+        init_cfg: DeferredInit = None,
+    ) -> None:
+        if rpn_head is None:
+            raise ConfigError(f"{type(self).__name__} needs an rpn_head")
+        given = {"rpn_head": rpn_head, "train_cfg": train_cfg, "test_cfg": test_cfg}
+        head = self.prepare_config(given)["rpn_head"]
+        super().__init__(backbone, neck, head, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
 
     @classmethod
     def prepare_config(cls, cfg: dict[str, Any]) -> dict[str, Any]:
-        """From the layout of two-stage detectors to that of one-stage ones."""
-        cfg = dict(cfg)
-        if "rpn_head" in cfg:
-            cfg["bbox_head"] = one_class(cfg.pop("rpn_head"))
-        for name in ("train_cfg", "test_cfg"):
-            if isinstance(cfg.get(name), dict) and "rpn" in cfg[name]:
-                cfg[name] = cfg[name]["rpn"]
-        return super().prepare_config(cfg)
+        """Hand the head its part of ``train_cfg`` and ``test_cfg``."""
+        return with_settings(cfg, "rpn_head", "rpn") if isinstance(cfg.get("rpn_head"), dict) else dict(cfg)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: Samples) -> Any:
         """Losses of the head, which learns all objects as one class."""
@@ -159,10 +183,19 @@ class RPNHead(DenseHead):
         return best.levels
 
 
-def one_class(head: Any) -> Any:
+def with_settings(cfg: dict[str, Any], head: str, stage: str) -> dict[str, Any]:
+    """A detector's arguments, with a stage's part of ``train_cfg`` and ``test_cfg`` in its head's config.
+
+    They stay where they were, too. A head that proposes gets one class.
+    """
+    settings = {name: dict(cfg.get(name) or {}).get(stage) for name in ("train_cfg", "test_cfg")}
+    given = {name: value for name, value in settings.items() if value is not None}
+    own = one_class(cfg[head]) if stage == "rpn" else cfg[head]
+    return {**cfg, head: {**own, **given}}
+
+
+def one_class(head: dict[str, Any]) -> dict[str, Any]:
     """The config of a head that is to propose: whatever it was made for, it tells objects from background."""
-    if not isinstance(head, dict):
-        return head
     if head.get("num_classes", 1) != 1:
         logger.warning("rpn_head.num_classes is %s; proposals have one class: 1", head["num_classes"])
     return {**head, "num_classes": 1}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from det_models.dense_cfg import DenseTestCfg, as_settings
 from det_models.detector import BaseDetector, Losses, Samples
-from det_models.rpn import as_one_class, one_class
+from det_models.rpn import as_one_class, with_settings
 from det_models.two_stage_cfg import TwoStageTestCfg, TwoStageTrainCfg
 from detcore.errors import ConfigError, DataError
 from detcore.nn.base_module import DeferredInit
@@ -68,14 +68,9 @@ class TwoStageDetector(BaseDetector):
     def prepare_config(cls, cfg: dict[str, Any]) -> dict[str, Any]:
         """Hand the heads their parts of ``train_cfg`` and ``test_cfg``, which they are the ones to use."""
         cfg = dict(cfg)
-        if cfg.get("rpn_head") is not None:
-            cfg["rpn_head"] = one_class(cfg["rpn_head"])
         for head, stage in _STAGES:
-            if not isinstance(cfg.get(head), dict):
-                continue
-            settings = {name: dict(cfg.get(name) or {}).get(stage) for name in ("train_cfg", "test_cfg")}
-            given = {name: value for name, value in settings.items() if value is not None}
-            cfg[head] = {**cfg[head], **given}
+            if isinstance(cfg.get(head), dict):
+                cfg = with_settings(cfg, head, stage)
         return cfg
 
     def _check_channels(self, head: str, expected: Any) -> None:

@@ -149,7 +149,11 @@ def test_settings_of_both_stages_are_the_rpns_where_it_stands_alone(parts):
     assert model.bbox_head.test_cfg.max_per_img == 50
     bare = parts.rpn()
     bare["test_cfg"] = bare["test_cfg"]["rpn"]
-    assert MODELS.build(bare).bbox_head.test_cfg.max_per_img == 50
+    with pytest.raises(ConfigError, match=r"test_cfg\.nms_pre: there is no key .nms_pre. here"):
+        MODELS.build(bare)
+    without = {name: value for name, value in parts.rpn().items() if name != "rpn_head"}
+    with pytest.raises(ConfigError, match="RPN needs an rpn_head"):
+        MODELS.build(without)
 
 
 def test_proposals_in_training_have_settings_of_their_own(parts, filled, region_images, region_samples):

@@ -1,6 +1,7 @@
 """Configs of two-stage detectors of a few thousand weights; conftest.py hands this module to the tests."""
 
 import copy
+from copy import deepcopy
 from typing import Any
 
 ANCHORS = {
@@ -76,7 +77,7 @@ def faster_rcnn(num_classes: int = 3, **roi_head: Any) -> dict[str, Any]:
             "bbox_head": bbox_head(num_classes),
             **roi_head,
         },
-        "train_cfg": {"rpn": RPN_TRAIN, "rpn_proposal": RPN_TEST, "rcnn": rcnn_train()},
+        "train_cfg": {"rpn": deepcopy(RPN_TRAIN), "rpn_proposal": {**RPN_TEST}, "rcnn": rcnn_train()},
         "test_cfg": {
             "rpn": RPN_TEST,
             "rcnn": {"score_thr": 0.05, "nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 20},
