@@ -20,6 +20,7 @@ from det_models.losses.cross_entropy import CrossEntropyLoss
 from det_models.losses.smooth_l1 import SmoothL1Loss
 from det_models.metainfo import MetaInfo, each_meta, with_scale_factor
 from det_models.postprocess import rescale_boxes
+from det_models.refine import of_class, refined
 from det_models.samplers import SamplingResult
 from det_models.two_stage_cfg import RCNNTestCfg, RCNNTrainCfg
 from detcore.nn import BaseModule, build_linear_layer
@@ -185,13 +186,9 @@ class BBoxHead(BaseModule):
         """
         each = [
             self._get_targets_single(
-                result.pos_priors,
-                result.neg_priors,
-                result.pos_gt_bboxes,
-                result.pos_gt_labels,
-                rcnn_train_cfg,
+                one.pos_priors, one.neg_priors, one.pos_gt_bboxes, one.pos_gt_labels, rcnn_train_cfg
             )
-            for result in sampling_results
+            for one in sampling_results
         ]
         columns = zip(*each, strict=True)
         labels, label_weights, targets, weights = (torch.cat(c) if concat else list(c) for c in columns)
@@ -292,7 +289,7 @@ class BBoxHead(BaseModule):
             return bbox_pred[rows].sum()
         own = bbox_pred[rows].float()
         if not self.reg_class_agnostic:
-            own = _of_class(own, labels[rows], self.num_classes)
+            own = of_class(own, labels[rows], self.num_classes)
         if self.reg_decoded_bbox:
             own = self.bbox_coder.decode(rois[rows, 1:], own)
         loss: Tensor = self.loss_bbox(
@@ -367,7 +364,6 @@ class BBoxHead(BaseModule):
 
     # -- cascades --------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def refine_bboxes(
         self,
         sampling_results: Sequence[SamplingResult],
@@ -384,27 +380,7 @@ class BBoxHead(BaseModule):
         Returns:
             ``bboxes``, ``Tensor[M_i, 4]``, xyxy, of each image.
         """
-        labels = bbox_results["bbox_targets"][0]
-        rois, bbox_pred = bbox_results["rois"], bbox_results["bbox_pred"]
-        cls_score = self.probabilities(bbox_results["cls_score"])
-        if cls_score.numel():
-            # A region without an object moves as its likeliest class would.
-            labels = torch.where(labels == self.num_classes, cls_score[:, :-1].argmax(1), labels)
-        counts = [result.num_pos + result.num_neg for result in sampling_results]
-        refined = []
-        for result, roi, label, pred, meta in zip(
-            sampling_results,
-            rois.split(counts),
-            labels.split(counts),
-            bbox_pred.split(counts),
-            batch_img_metas,
-            strict=True,
-        ):
-            boxes = self.regress_by_class(roi[:, 1:], label, pred, meta)
-            is_gt = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-            is_gt[: result.num_pos] = result.pos_is_gt
-            refined.append(InstanceData(bboxes=boxes[~is_gt]))
-        return refined
+        return refined(self, sampling_results, bbox_results, batch_img_metas)
 
     def regress_by_class(
         self, priors: Tensor, label: Tensor, bbox_pred: Tensor, img_meta: MetaInfo
@@ -418,13 +394,7 @@ class BBoxHead(BaseModule):
             img_meta: ``img_shape``.
         """
         if not self.reg_class_agnostic:
-            bbox_pred = _of_class(bbox_pred, label, self.num_classes)
+            bbox_pred = of_class(bbox_pred, label, self.num_classes)
         (shape,) = each_meta([img_meta], "img_shape")
         boxes = self.bbox_coder.decode(priors[:, -4:], bbox_pred.float(), max_shape=shape[:2])
         return torch.cat([priors[:, :-4], boxes], dim=1)
-
-
-def _of_class(bbox_pred: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """``Tensor[N, 4]``: the encoded box of each region's own class, out of ``Tensor[N, K * 4]``."""
-    rows = torch.arange(len(labels), device=labels.device)
-    return bbox_pred.unflatten(1, (num_classes, -1))[rows, labels]

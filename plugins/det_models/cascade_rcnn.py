@@ -16,16 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from det_models.base_roi_head import BaseRoIHead, Features, Samples, check_features
 from det_models.metainfo import MetaInfo
-from det_models.roi_head import (
-    MASKS_OF_FORWARD,
-    BaseRoIHead,
-    Features,
-    Samples,
-    check_features,
-    class_losses,
-    sample_regions,
-)
+from det_models.roi_head import MASKS_OF_FORWARD, class_losses, sample_regions
 from det_models.samplers import SamplingResult
 from det_models.truth import check_labels, unpack_gt_instances
 from det_models.two_stage import TwoStageDetector

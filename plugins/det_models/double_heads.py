@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from det_models.base_roi_head import Features
 from det_models.bbox_heads import BBoxHead
-from det_models.roi_head import Features, StandardRoIHead
+from det_models.roi_head import StandardRoIHead
 from detcore.nn import BaseModule, ConvModule, ModuleList, build_conv_layer, build_norm_layer
 from detcore.nn.base_module import DeferredInit
 from detcore.nn.build import ConvCfg, NormCfg
