@@ -15,7 +15,8 @@ model = dict(
         bgr_to_rgb=True,
         pad_size_divisor=32,
     ),
-    backbone=dict(type='ResNet', depth=18, norm_eval=False),
+    # Blocks that start as identities would hardly come to life in so few steps of AdamW.
+    backbone=dict(type='ResNet', depth=18, norm_eval=False, zero_init_residual=False),
     neck=dict(type='FPN', in_channels=[64, 128, 256, 512], out_channels=128, num_outs=5),
     rpn_head=dict(
         type='RPNHead',
@@ -46,7 +47,11 @@ model = dict(
     train_cfg=dict(
         rpn=dict(
             assigner=dict(
-                type='MaxIoUAssigner', pos_iou_thr=0.7, neg_iou_thr=0.3, min_pos_iou=0.3, ignore_iof_thr=-1
+                type='MaxIoUAssigner',
+                pos_iou_thr=0.7,
+                neg_iou_thr=0.3,
+                min_pos_iou=0,  # platelets are half as large as the smallest anchor
+                ignore_iof_thr=-1,
             ),
             sampler=dict(type='RandomSampler', num=256, pos_fraction=0.5, add_gt_as_proposals=False),
         ),
