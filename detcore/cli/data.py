@@ -2,6 +2,8 @@
 
 import click
 
+from detcore.cli._several import CommandWithSeveral, SeveralNumbers, numbers
+
 NUMBER = click.IntRange(min=0)
 
 
@@ -30,3 +32,36 @@ def make_shapes(out: str, num_train: int, num_val: int, seed: int, size: tuple[i
     files = draw(out, num_train, num_val, seed, ShapesStyle(image_size=size))
     for part, count in (("train", num_train), ("val", num_val)):
         click.echo(f"{count} pictures in {out}/{part}, annotations in {files[part]}")
+
+
+@command.command("split", cls=CommandWithSeveral)
+@click.argument("annotations", type=click.Path(dir_okay=False))
+@click.option(
+    "--percent",
+    "percentages",
+    cls=SeveralNumbers,
+    multiple=True,
+    metavar="P...",
+    default=("1", "2", "5", "10"),
+    callback=numbers,
+    help="Parts of the images that are labelled, of 100.  [1 2 5 10]",
+)
+@click.option("--folds", type=int, default=5, show_default=True, help="How many times to draw.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed draws other images.")
+@click.option(
+    "--out-dir",
+    type=click.Path(file_okay=False),
+    help="Folder of the files.  [semi_anns beside the folder of ANNOTATIONS]",
+)
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+def split(
+    annotations: str, percentages: tuple[float, ...], folds: int, seed: int, out_dir: str | None, force: bool
+) -> None:
+    """Split the COCO file ANNOTATIONS into a labelled and an unlabelled part, for semi-supervised training.
+
+    Writes NAME.FOLD@PERCENT.json and NAME.FOLD@PERCENT-unlabeled.json for every fold and percentage. The same
+    seed gives the same files; within a fold, a smaller percentage is contained in a larger one.
+    """
+    from detcore.cli._split import split as split_and_print
+
+    split_and_print(annotations, percentages, folds, seed, out_dir, force)
