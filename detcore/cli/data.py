@@ -65,3 +65,28 @@ def split(
     from detcore.cli._split import split as split_and_print
 
     split_and_print(annotations, percentages, folds, seed, out_dir, force)
+
+
+@command.command("add-categories")
+@click.argument("image_info", type=click.Path(dir_okay=False))
+@click.option(
+    "--from",
+    "instances",
+    required=True,
+    type=click.Path(dir_okay=False),
+    help="COCO file that has the categories.",
+)
+@click.option("--out", required=True, type=click.Path(dir_okay=False), help="File to write.")
+@click.option("--force", is_flag=True, help="Replace other categories, and the file where it is there.")
+def add_categories(image_info: str, instances: str, out: str, force: bool) -> None:
+    """Write the unlabelled images of IMAGE_INFO with the categories of another COCO file.
+
+    COCO's image_info_unlabeled2017.json has none, so no data set can be made of it as it is.
+    """
+    from detcore.data.categories import add_categories as add
+
+    done = add(image_info, instances, out, force=force)
+    counts = f"{done.images} images, {done.annotations} annotations, {len(done.categories)} categories"
+    click.echo(f"{counts} in {out}")
+    if done.uncategorised:
+        click.echo(f"warning: {done.uncategorised} annotations are of other categories", err=True)

@@ -17,6 +17,7 @@ from detcore.errors import DataError
 
 BETWEEN = b",\n"  # one record a line: files that can be searched and compared line by line
 BUFFER = 1 << 20
+Piece = bytes | memoryview
 NEEDED = ("images", "annotations", "categories")
 
 encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -89,25 +90,17 @@ class CocoText:
         require_members(self.path, self._members, NEEDED)
         ids = category_ids(self.path, categories)
         self.category_names = tuple(category["name"] for category in categories)
-        self.image_of = self._images.rows(_unique_rows(self.path, self._image_ids))
+        self.image_of = self._images.rows(unique_rows(self.path, self._image_ids))
         self.category_of = self._categories.rows({id_: row for row, id_ in enumerate(ids)})
         self._require_images()
 
-    def chunks(self, images: np.ndarray, annotations: np.ndarray) -> Iterator[bytes | memoryview]:
+    def chunks(self, images: np.ndarray, annotations: np.ndarray) -> Iterator[Piece]:
         """The text of a file with some images, bool (I,), some annotations, bool (A,), and all else."""
-        lists = {"images": (self.images, images), "annotations": (self.annotations, annotations)}
-        before = b"{\n"
-        for key, text in self._members.items():
-            yield before + encode(key).encode("ascii") + b":"
-            if text is None:
-                records, keep = lists[key]
-                yield b"[\n"
-                yield from records.chunks(keep)
-                yield b"\n]"
-            else:
-                yield text.encode("ascii")
-            before = BETWEEN
-        yield b"\n}\n"
+        parts = {"images": (self.images, images), "annotations": (self.annotations, annotations)}
+        return file_text(
+            (key, parts[key][0].chunks(parts[key][1]) if text is None else text)
+            for key, text in self._members.items()
+        )
 
     def _take(self, key: str, value: Any) -> None:
         """One record of a list, or None where the list begins."""
@@ -162,6 +155,21 @@ class _Codes:
         return rows[np.frombuffer(self._codes, np.int64)] if len(self._codes) else rows
 
 
+def file_text(members: Iterable[tuple[str, str | Iterable[Piece]]]) -> Iterator[Piece]:
+    """The text of an object: each key with its value's text, or with the chunks of a list's records."""
+    before = b"{\n"
+    for key, value in members:
+        yield before + encode(key).encode("ascii") + b":"
+        if isinstance(value, str):
+            yield value.encode("ascii")
+        else:
+            yield b"[\n"
+            yield from value
+            yield b"\n]"
+        before = BETWEEN
+    yield b"\n}\n"
+
+
 def is_id(value: object) -> bool:
     """Whether a value can name an image or a category: a number (3.0 is 3) or text."""
     return isinstance(value, (int, str, float)) and not isinstance(value, bool)
@@ -195,7 +203,8 @@ def category_ids(path: Path, categories: Any) -> list[Hashable]:
     return ids
 
 
-def _unique_rows(path: Path, ids: list[Hashable]) -> dict[Hashable, int]:
+def unique_rows(path: Path, ids: list[Hashable]) -> dict[Hashable, int]:
+    """Image id -> its place; a DataError that names those which are there more than once."""
     rows = {id_: row for row, id_ in enumerate(ids)}
     if len(rows) < len(ids):
         doubled = [repr(id_) for id_, count in Counter(ids).items() if count > 1]
@@ -206,7 +215,7 @@ def _unique_rows(path: Path, ids: list[Hashable]) -> dict[Hashable, int]:
     return rows
 
 
-def write_whole(target: Path, chunks: Iterable[bytes | memoryview]) -> None:
+def write_whole(target: Path, chunks: Iterable[Piece]) -> None:
     """Write a file whole or not at all: under a hidden name in its folder, then renamed.
 
     Raises:
