@@ -44,6 +44,22 @@ class Compose(BaseTransform):
         return f"Compose({self.transforms!r})"
 
 
+class RandomOrder(Compose):
+    """Transforms one after the other, in an order that is drawn anew for each sample.
+
+    Args:
+        transforms: Callables that take and return ``results``, or their configs.
+    """
+
+    def transform(self, results: Results) -> Results | None:
+        """Draw an order and apply them; None as soon as one refuses the sample."""
+        order = np.random.permutation(len(self.transforms)).tolist()
+        return Compose([self.transforms[index] for index in order]).transform(results)
+
+    def __repr__(self) -> str:
+        return f"RandomOrder({self.transforms!r})"
+
+
 class RandomApply(BaseTransform):
     """Transforms that are applied together with a probability.
 

@@ -8,6 +8,7 @@ from detcore.data.image import BACKENDS, FLAGS, MAX_PIXELS, BadImageError, read_
 from detcore.data.transforms.base import BaseTransform, Results
 from detcore.data.transforms.instances import box_array, ignore_flags, label_array, load_masks
 from detcore.errors import DataError
+from detcore.structures.mask import BitmapMasks
 
 
 def check_backend_args(backend_args: dict | None) -> None:
@@ -181,3 +182,52 @@ class LoadAnnotations(BaseTransform):
             )
         results["gt_seg_map"] = seg
         results["reduce_zero_label"], results["ignore_index"] = self.reduce_zero_label, self.ignore_index
+
+
+class LoadEmptyAnnotations(BaseTransform):
+    """Annotations without any object, for images that nobody has labelled.
+
+    Sets ``gt_bboxes`` (float32 (0, 4)), ``gt_ignore_flags`` (bool (0,)), ``gt_bboxes_labels`` (int64 (0,)),
+    ``gt_masks`` (bitmaps) and ``gt_seg_map`` (uint8 (H, W)).
+
+    Args:
+        with_bbox: Set boxes and ignore flags.
+        with_label: Set labels.
+        with_mask: Set masks.
+        with_seg: Set a label map that is ``seg_ignore_label`` everywhere.
+        seg_ignore_label: Value of label map pixels that are not to be learned.
+    """
+
+    def __init__(
+        self,
+        with_bbox: bool = True,
+        with_label: bool = True,
+        with_mask: bool = False,
+        with_seg: bool = False,
+        seg_ignore_label: int = 255,
+    ) -> None:
+        if not 0 <= seg_ignore_label <= 255:
+            raise ValueError(f"seg_ignore_label must lie in [0, 255], got {seg_ignore_label}")
+        self.with_bbox, self.with_label, self.with_mask = with_bbox, with_label, with_mask
+        self.with_seg, self.seg_ignore_label = with_seg, seg_ignore_label
+
+    def transform(self, results: Results) -> Results:
+        """Set what the arguments ask for."""
+        if self.with_bbox:
+            results["gt_bboxes"] = np.zeros((0, 4), np.float32)
+            results["gt_ignore_flags"] = np.zeros(0, bool)
+        if self.with_label:
+            results["gt_bboxes_labels"] = np.zeros(0, np.int64)
+        if self.with_mask or self.with_seg:
+            height, width = results["img_shape"]
+        if self.with_mask:
+            results["gt_masks"] = BitmapMasks([], height, width)
+        if self.with_seg:
+            results["gt_seg_map"] = np.full((height, width), self.seg_ignore_label, np.uint8)
+        return results
+
+    def __repr__(self) -> str:
+        chosen = ", ".join(
+            f"{name}={getattr(self, name)}" for name in ("with_bbox", "with_label", "with_mask", "with_seg")
+        )
+        return f"LoadEmptyAnnotations({chosen})"

@@ -404,18 +404,32 @@ EXAMPLES = {
                 lambda _, given: check_transform(given), given=given
             )
             for given in (
+                {"type": "AutoAugment"},
+                *(
+                    {"type": name}
+                    for name in (
+                        "AutoContrast", "Brightness", "Color", "ColorTransform", "Contrast", "Equalize",
+                        "GeomTransform", "Invert", "Posterize", "Rotate", "Sharpness", "ShearX", "ShearY",
+                        "Solarize", "SolarizeAdd", "TranslateX", "TranslateY",
+                    )
+                ),
                 {"type": "Compose", "transforms": [RESIZE]},
+                {"type": "CutOut", "n_holes": (1, 3), "cutout_shape": (9, 7)},
                 {"type": "FilterAnnotations", "min_gt_bbox_wh": (10, 10)},
+                {"type": "LoadEmptyAnnotations", "with_mask": True, "with_seg": True},
                 {"type": "LoadImageFromNDArray"},
                 {"type": "PackDetInputs", "meta_keys": ("img_id", "img_shape")},
                 {"type": "Pad", "size_divisor": 32},
                 {"type": "PhotoMetricDistortion"},
                 {"type": "ProposalBroadcaster", "transforms": [RESIZE]},
+                {"type": "RandAugment", "aug_num": 3},
                 {"type": "RandomApply", "transforms": [RESIZE]},
                 {"type": "RandomChoice", "transforms": [[RESIZE], [{"type": "RandomFlip", "prob": 1.0}]]},
                 {"type": "RandomChoiceResize", "scales": [(40, 40), (90, 60)]},
                 {"type": "RandomCrop", "crop_size": (30, 30), "allow_negative_crop": True},
+                {"type": "RandomErasing", "n_patches": (1, 5), "ratio": (0.1, 0.6)},
                 {"type": "RandomFlip", "prob": 0.5, "direction": ["horizontal", "vertical"]},
+                {"type": "RandomOrder", "transforms": [RESIZE, {"type": "RandomFlip", "prob": 0.5}]},
                 {"type": "RandomResize", "scale": [(40, 40), (90, 60)], "keep_ratio": True},
                 RESIZE,
                 {
