@@ -25,14 +25,16 @@ def fill_of(img: np.ndarray, values: tuple[float, ...], name: str) -> tuple[floa
     """One value for each channel of an image (H, W[, C]).
 
     Raises:
-        ValueError: There are several values, but not as many as channels, or more than 4 channels.
+        ValueError: There are different values, but not as many as channels, or more than 4 channels.
     """
     channels = 1 if img.ndim == 2 else img.shape[2]
     if channels > 4:
         raise ValueError(f"an image of at most 4 channels is expected, got shape {img.shape}")
-    if len(values) not in (1, channels):
+    if len(set(values)) == 1:
+        return values[:1] * channels
+    if len(values) != channels:
         raise ValueError(
             f"{name}={values} has {len(values)} values, but the image has {channels} channel(s): "
             f"shape {img.shape}"
         )
-    return values * channels if len(values) == 1 else values
+    return values

@@ -9,6 +9,7 @@ import numpy as np
 
 from detcore.data.transforms.base import BaseTransform, Results, record_homography
 from detcore.data.transforms.geometry import INTERPOLATIONS, clip_boxes, fitted_size, resize_array
+from detcore.data.transforms.pad import Pad, PadValues
 from detcore.data.transforms.proposals import map_proposals
 from detcore.registry import TRANSFORMS
 
@@ -97,6 +98,54 @@ class Resize(BaseTransform):
 
     def __repr__(self) -> str:
         return f"Resize(scale={self.scale}, scale_factor={self.scale_factor}, keep_ratio={self.keep_ratio})"
+
+
+class FixShapeResize(Resize):
+    """Resize to exactly one size; with ``keep_ratio`` as large as fits in there, then padded.
+
+    Args:
+        width: Of the result, in pixels.
+        height: Of the result, in pixels.
+        pad_val: Value of new pixels, see `Pad`.
+        keep_ratio: Keep the aspect ratio.
+        clip_object_border: Clip boxes to the image, before it is padded.
+        backend: See `Resize`.
+        interpolation: See `Resize`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        pad_val: float | Sequence[float] | PadValues = 0,
+        keep_ratio: bool = False,
+        clip_object_border: bool = True,
+        backend: str = "cv2",
+        interpolation: str = "bilinear",
+    ) -> None:
+        super().__init__(
+            scale=(width, height),
+            keep_ratio=keep_ratio,
+            clip_object_border=clip_object_border,
+            backend=backend,
+            interpolation=interpolation,
+        )
+        self.pad = Pad(size=(width, height), pad_val=pad_val)
+
+    def transform(self, results: Results) -> Results:
+        """Resize everything in the sample, then pad it."""
+        assert self.scale is not None
+        if not self.keep_ratio:
+            return self.resize_to(results, self.scale)
+        height, width = results["img"].shape[:2]
+        # Unlike in `Resize`, the width must fit into the width, and the height into the height.
+        fitted = fitted_size((width, height), min(self.scale[0] / width, self.scale[1] / height))
+        return self.pad.transform(self.resize_to(results, (max(fitted[0], 1), max(fitted[1], 1))))
+
+    def __repr__(self) -> str:
+        assert self.scale is not None
+        width, height = self.scale
+        return f"FixShapeResize(width={width}, height={height}, keep_ratio={self.keep_ratio})"
 
 
 class _DrawnResize(BaseTransform):

@@ -193,4 +193,4 @@ def test_what_does_not_fit_the_sample_is_named():
     with pytest.raises(ValueError, match="mask_border_value must be 0 for polygon masks, got 1"):
         RandomErasing(1, 0.5, mask_border_value=1)(plain(masks="polygon"))
     with pytest.raises(ValueError, match=r"fill_in=.* has 3 values, but the image has 1 channel"):
-        CutOut(1, (2, 2))({"img": np.zeros((4, 5), np.uint8)})
+        CutOut(1, (2, 2), fill_in=(1, 2, 3))({"img": np.zeros((4, 5), np.uint8)})

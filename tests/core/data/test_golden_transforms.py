@@ -9,9 +9,15 @@ from detcore.structures.mask import BitmapMasks, PolygonMasks
 
 NAMES = (
     "AutoContrast", "Brightness", "Color", "ColorTransform", "Contrast", "Equalize", "FilterAnnotations",
-    "Invert", "Pad", "Posterize", "RandomFlip", "Resize", "Rotate", "Sharpness", "ShearX", "ShearY",
-    "Solarize", "SolarizeAdd", "TranslateX", "TranslateY",
+    "FixShapeResize", "Invert", "Pad", "Posterize", "RandomFlip", "Resize", "Rotate", "SegRescale",
+    "Sharpness", "ShearX", "ShearY", "Solarize", "SolarizeAdd", "TranslateX", "TranslateY",
 )  # fmt: skip
+
+
+@pytest.mark.shared
+def test_every_record_is_looked_at(shared):
+    records = json.loads(shared("golden/transforms.json").read_text())
+    assert {record["cfg"]["type"] for record in records} == set(NAMES)
 
 
 @pytest.mark.shared

@@ -415,9 +415,12 @@ EXAMPLES = {
                 ),
                 {"type": "Compose", "transforms": [RESIZE]},
                 {"type": "CutOut", "n_holes": (1, 3), "cutout_shape": (9, 7)},
+                {"type": "Expand", "mean": (103, 116, 123), "prob": 1.0},
                 {"type": "FilterAnnotations", "min_gt_bbox_wh": (10, 10)},
+                {"type": "FixShapeResize", "width": 50, "height": 70, "keep_ratio": True},
                 {"type": "LoadEmptyAnnotations", "with_mask": True, "with_seg": True},
                 {"type": "LoadImageFromNDArray"},
+                {"type": "MinIoURandomCrop"},
                 {"type": "PackDetInputs", "meta_keys": ("img_id", "img_shape")},
                 {"type": "Pad", "size_divisor": 32},
                 {"type": "PhotoMetricDistortion"},
@@ -431,13 +434,19 @@ EXAMPLES = {
                 {"type": "RandomFlip", "prob": 0.5, "direction": ["horizontal", "vertical"]},
                 {"type": "RandomOrder", "transforms": [RESIZE, {"type": "RandomFlip", "prob": 0.5}]},
                 {"type": "RandomResize", "scale": [(40, 40), (90, 60)], "keep_ratio": True},
+                {"type": "RandomShift", "prob": 1.0, "max_shift_px": 9},
                 RESIZE,
                 {
                     "type": "TestTimeAug",
                     "transforms": [[RESIZE], [{"type": "PackDetInputs", "meta_keys": ()}]],
                 },
+                {"type": "YOLOXHSVRandomAug"},
             )
         },
+        "detcore.transforms.SegRescale": lambda _: check_transform(
+            {"type": "SegRescale", "scale_factor": 0.5},
+            {**tiny_results(), "gt_seg_map": tiny_results()["img"][..., 0]},
+        ),
         "detcore.transforms.LoadImageFromFile": lambda folder: check_transform(
             {"type": "LoadImageFromFile"}, on_disk(folder)
         ),

@@ -1,0 +1,47 @@
+"""Small changes of hue, saturation and value (YOLOX, Ge et al. 2021)."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from detcore.data.transforms.base import BaseTransform, Results
+
+
+class YOLOXHSVRandomAug(BaseTransform):
+    """Add to hue, saturation and value of a uint8 image, to each with probability 1/2.
+
+    Args:
+        hue_delta: Largest number added to or taken from the hue, in steps of 2 degrees.
+        saturation_delta: Largest number added to or taken from the saturation, of 255.
+        value_delta: Largest number added to or taken from the value, of 255.
+    """
+
+    carries_proposals = True
+
+    def __init__(self, hue_delta: int = 5, saturation_delta: int = 30, value_delta: int = 30) -> None:
+        self.deltas = (hue_delta, saturation_delta, value_delta)
+        if min(self.deltas) < 0:
+            raise ValueError(
+                f"hue_delta, saturation_delta and value_delta must not be negative, got {self.deltas}"
+            )
+
+    def transform(self, results: Results) -> Results:
+        """Draw what to add, and add it.
+
+        Raises:
+            ValueError: The image is not uint8 (H, W, 3).
+        """
+        img = results["img"]
+        if img.dtype != np.uint8 or img.ndim != 3 or img.shape[2] != 3:
+            raise ValueError(f"YOLOXHSVRandomAug takes uint8 (H, W, 3), got {img.dtype} {img.shape}")
+        added = np.random.uniform(-1, 1, 3) * self.deltas * np.random.randint(0, 2, 3)
+        hue, saturation, value = np.arange(256)[:, None].repeat(3, 1).T + added.astype(np.int64)[:, None]
+        tables = np.stack([hue % 180, saturation.clip(0, 255), value.clip(0, 255)], -1).astype(np.uint8)
+        hsv = cv2.LUT(cv2.cvtColor(img, cv2.COLOR_BGR2HSV), tables[None])
+        results["img"] = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+        return results
+
+    def __repr__(self) -> str:
+        hue, saturation, value = self.deltas
+        return f"YOLOXHSVRandomAug(hue_delta={hue}, saturation_delta={saturation}, value_delta={value})"
