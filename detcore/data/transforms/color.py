@@ -57,8 +57,12 @@ class ColorTransform(BaseTransform):
         if img.dtype not in kinds:
             expected = " or ".join(np.dtype(kind).name for kind in kinds)
             raise ValueError(f"{type(self).__name__} takes an image of {expected}, got {img.dtype}")
-        results["img"] = self.change(img, mag)
+        self._transform_img(results, mag)
         return results
+
+    def _transform_img(self, results: Results, mag: float) -> None:
+        """Change the image of a sample; classes written for MMDetection override this."""
+        results["img"] = self.change(results["img"], mag)
 
     def change(self, img: np.ndarray, mag: float) -> np.ndarray:
         """The image (H, W[, C], BGR) changed by ``mag``; the given one is left as it is."""
@@ -168,8 +172,7 @@ class Equalize(ColorTransform):
 
     def change(self, img: np.ndarray, mag: float) -> np.ndarray:
         """Equalise each channel's histogram."""
-        planes = img.reshape(*img.shape[:2], -1)
-        return _looked_up(img, *(_equalizing(planes[..., each]) for each in range(planes.shape[2])))
+        return _looked_up(img, *map(_equalizing, planes_of(img)))
 
 
 class AutoContrast(ColorTransform):
@@ -177,14 +180,15 @@ class AutoContrast(ColorTransform):
 
     def change(self, img: np.ndarray, mag: float) -> np.ndarray:
         """Stretch; a channel of one value stays."""
-        flat = img.reshape(img.shape[0] * img.shape[1], -1)
-        low, high = flat.min(0).astype(np.float64), flat.max(0).astype(np.float64)
+        # Channel by channel: numpy is slow along an axis that is much longer than the next.
+        low = np.array([plane.min() for plane in planes_of(img)], np.float64)
+        high = np.array([plane.max() for plane in planes_of(img)], np.float64)
         span = np.where(high > low, high - low, 255.0)
         low = np.where(high > low, low, 0.0)
         if img.dtype == np.uint8:
             tables = ((np.arange(256)[:, None] - low) * 255 / span).clip(0, 255)
             return _looked_up(img, *tables.T)
-        return ((flat - low) * 255 / span).clip(0, 255).astype(img.dtype).reshape(img.shape)
+        return _clipped((np.stack(planes_of(img), -1) - low) * 255 / span, img)
 
 
 class Invert(ColorTransform):
@@ -193,6 +197,11 @@ class Invert(ColorTransform):
     def change(self, img: np.ndarray, mag: float) -> np.ndarray:
         """Invert."""
         return _through(img, lambda value: 255 - value)
+
+
+def planes_of(img: np.ndarray) -> list[np.ndarray]:
+    """The channels (H, W) of an image (H, W[, C])."""
+    return [img] if img.ndim == 2 else list(np.moveaxis(img, 2, 0))
 
 
 def grey_of(img: np.ndarray, owner: str) -> np.ndarray:

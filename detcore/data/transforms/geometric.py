@@ -80,23 +80,44 @@ class GeomTransform(BaseTransform):
         if mag is None:
             return results
         mag = -mag if np.random.rand() >= self.reversal_prob else mag
-        img = results["img"]
-        shape = img.shape[:2]
-        matrix = self.matrix(mag, *shape)
-        fill = fill_of(img, self.img_border_value, f"{type(self).__name__}: img_border_value")
-        results["img"] = warp_array(img, matrix, self.interpolation, fill)
+        matrix = self._get_homography_matrix(results, mag)
+        self._transform_img(results, mag)
         if results.get("gt_bboxes") is not None:
-            results["gt_bboxes"] = bbox_project(results["gt_bboxes"], matrix.astype(np.float32), shape)
+            self._transform_bboxes(results, mag)
+        shape = results["img"].shape[:2]
         map_proposals(results, lambda boxes: bbox_project(boxes, matrix.astype(np.float32), shape))
         if results.get("gt_masks") is not None:
-            results["gt_masks"] = results["gt_masks"].warp(
-                matrix[:2], shape, self.mask_border_value, self.interpolation
-            )
+            self._transform_masks(results, mag)
         if results.get("gt_seg_map") is not None:
-            ignore = (float(self.seg_ignore_label),)
-            results["gt_seg_map"] = warp_array(results["gt_seg_map"], matrix, "nearest", ignore)
+            self._transform_seg(results, mag)
         record_homography(results, matrix)
         return results
+
+    # What follows bears the names that classes written for MMDetection override.
+
+    def _get_homography_matrix(self, results: Results, mag: float) -> np.ndarray:
+        return self.matrix(mag, *results["img"].shape[:2])
+
+    def _transform_img(self, results: Results, mag: float) -> None:
+        matrix = self._get_homography_matrix(results, mag)
+        name = f"{type(self).__name__}: img_border_value"
+        fill = fill_of(results["img"], self.img_border_value, name)
+        results["img"] = warp_array(results["img"], matrix, self.interpolation, fill)
+
+    def _transform_bboxes(self, results: Results, mag: float) -> None:
+        matrix = self._get_homography_matrix(results, mag).astype(np.float32)
+        results["gt_bboxes"] = bbox_project(results["gt_bboxes"], matrix, results["img"].shape[:2])
+
+    def _transform_masks(self, results: Results, mag: float) -> None:
+        matrix = self._get_homography_matrix(results, mag)
+        results["gt_masks"] = results["gt_masks"].warp(
+            matrix[:2], results["img"].shape[:2], self.mask_border_value, self.interpolation
+        )
+
+    def _transform_seg(self, results: Results, mag: float) -> None:
+        matrix = self._get_homography_matrix(results, mag)
+        ignore = (float(self.seg_ignore_label),)
+        results["gt_seg_map"] = warp_array(results["gt_seg_map"], matrix, "nearest", ignore)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.magnitude!r}, reversal_prob={self.reversal_prob})"

@@ -144,6 +144,17 @@ def test_only_the_image_changes(kind):
     assert np.array_equal(out["gt_masks"].masks, given["gt_masks"].masks)
 
 
+class Half(ColorTransform):
+    """One of a user's own, as it is written for MMDetection."""
+
+    def _transform_img(self, results, mag):
+        results["img"] = (results["img"] * (mag / 2)).astype(results["img"].dtype)
+
+
+def test_classes_of_users_override_what_they_did():
+    assert Half(level=5)({"img": np.full((2, 2, 3), 100, np.uint8)})["img"].max() == 50
+
+
 def test_the_probability_decides_whether_an_image_changes():
     np.random.seed(0)
     img = made_up()

@@ -221,6 +221,25 @@ def test_grey_images_and_single_pixels_keep_their_shape(kind, shape):
     assert out["img"].shape == shape
 
 
+class Mirrored(GeomTransform):
+    """One of a user's own, as it is written for MMDetection."""
+
+    def _get_homography_matrix(self, results, mag):
+        return np.array([[-1, 0, results["img_shape"][1] - 1], [0, 1, 0], [0, 0, 1]], np.float32)
+
+    def _transform_seg(self, results, mag):
+        results["gt_seg_map"] = results["gt_seg_map"][:, ::-1].copy()
+
+
+def test_classes_of_users_override_what_they_did():
+    given = sample()
+    out = Mirrored()(copy.deepcopy(given))
+    assert np.array_equal(out["img"], given["img"][:, ::-1])
+    assert np.array_equal(out["gt_masks"].masks, given["gt_masks"].masks[:, :, ::-1])
+    assert np.array_equal(out["gt_seg_map"], given["gt_seg_map"][:, ::-1])
+    assert out["gt_bboxes"][0].tolist() == [84, 22, 129, 61]
+
+
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "area", "lanczos"])
 def test_every_interpolation_is_accepted_and_the_label_map_keeps_its_labels(interpolation):
     out = seeded(Rotate(level=7, interpolation=interpolation), sample())
