@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := . plugins/det_models plugins/det_backbones plugins/det_datasets plugins/det_mmdet det_timm
+PACKAGES := . plugins/det_models plugins/det_backbones plugins/det_datasets plugins/det_mmdet det_timm det_semi
 READY := $(VENV)/.ready
 QUICKSTART := work_dirs/quickstart
 # Two test processes of one thread each use two cores better than two processes that fight for both.

@@ -20,11 +20,21 @@ Batch = tuple[Any, dict[str, tuple[int, str]]]
 
 
 def collate_lists(samples: Sequence[Any]) -> Any:
-    """Dicts of samples become one dict of lists; nothing is stacked, because images differ in size."""
-    first = samples[0]
-    if isinstance(first, Mapping):
-        return {key: collate_lists([sample[key] for sample in samples]) for key in first}
-    return list(samples)
+    """Dicts of samples become one dict of lists; nothing is stacked, because images differ in size.
+
+    Dicts within dicts may differ in their keys, which are branches then: a list has None for a sample that is
+    not in the branch.
+    """
+    if not isinstance(samples[0], Mapping):
+        return list(samples)
+    return {key: _collate_entries([sample[key] for sample in samples]) for key in samples[0]}
+
+
+def _collate_entries(entries: Sequence[Any]) -> Any:
+    if not isinstance(entries[0], Mapping):
+        return list(entries)
+    branches = dict.fromkeys(key for entry in entries for key in entry)
+    return {key: _collate_entries([entry.get(key) for entry in entries]) for key in branches}
 
 
 class SampleFetcher:

@@ -75,21 +75,10 @@ class AveragedModel(nn.Module):
             TrainingError: On the CPU, when they are not finite; the average is untouched then. On an
                 accelerator it is left as it was without waiting for the device.
         """
-        averaged, source = self._tensors(self.module), self._tensors(unwrap_model(model))
-        names = [name for name, tensor in averaged.items() if tensor.is_floating_point()]
-        old, new = [averaged[n] for n in names], [source[n].to(averaged[n].device) for n in names]
-        due = self.steps == 0 or self.steps % self.interval == 0
-        if due and names:
-            finite = torch.isfinite(torch.stack(torch._foreach_norm(new)).sum())
-            if finite.device.type == "cpu":
-                if not finite:
-                    raise TrainingError(_not_finite(names, new))
-            else:
-                new = [torch.where(finite, b, a) for a, b in zip(old, new, strict=True)]
-            if self.steps == 0:
-                torch._foreach_copy_(old, new)
-            else:
-                torch._foreach_lerp_(old, new, self.momentum_at(self.steps))
+        if self.steps % self.interval == 0:
+            averaged = floating_tensors(self.module, self.update_buffers)
+            source = floating_tensors(unwrap_model(model), self.update_buffers)
+            take_in(averaged, source, self.momentum_at(self.steps) if self.steps else None)
         self._copy_rest(model)
         self.steps += 1
 
@@ -153,6 +142,43 @@ class AveragedModel(nn.Module):
         super()._load_from_state_dict(
             rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+
+
+def floating_tensors(module: nn.Module, buffers: bool) -> dict[str, Tensor]:
+    """Parameters, and buffers where wanted, that are numbers with a fraction; by name, without gradients."""
+    tensors: dict[str, Tensor] = {name: p.data for name, p in module.named_parameters()}
+    if buffers:
+        tensors.update({name: b.data for name, b in module.named_buffers()})
+    return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+
+
+@torch.no_grad()
+def take_in(averaged: Mapping[str, Tensor], source: Mapping[str, Tensor], momentum: float | None) -> None:
+    """Make ``average = (1 - momentum) * average + momentum * source`` in place, or a copy where None.
+
+    Args:
+        averaged: Tensors by name.
+        source: Holds a tensor of the same shape under each of these names.
+        momentum: Weight of the newest tensors.
+
+    Raises:
+        TrainingError: On the CPU, when ``source`` is not finite; ``averaged`` is untouched then. On an
+            accelerator it is left as it was without waiting for the device.
+    """
+    names = list(averaged)
+    old, new = list(averaged.values()), [source[n].to(averaged[n].device) for n in names]
+    if not names:
+        return
+    finite = torch.isfinite(torch.stack(torch._foreach_norm(new)).sum())
+    if finite.device.type == "cpu":
+        if not finite:
+            raise TrainingError(_not_finite(names, new))
+    else:
+        new = [torch.where(finite, b, a) for a, b in zip(old, new, strict=True)]
+    if momentum is None:
+        torch._foreach_copy_(old, new)
+    else:
+        torch._foreach_lerp_(old, new, momentum)
 
 
 class ExponentialMovingAverage(AveragedModel):

@@ -38,13 +38,18 @@ class ValLoop(BaseLoop):
         runner.call_hook(f"before_{mode}")
         runner.call_hook(f"before_{mode}_epoch")
         with evaluating(runner):
-            for batch_idx, batch in enumerate(self.dataloader):
-                self.run_iter(batch_idx, batch)
-            metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
+            metrics = self.evaluate()
         runner.call_hook(f"after_{mode}_epoch", metrics=metrics)
         runner.call_hook(f"after_{mode}")
         runner.observe("evaluation_finished", metrics=metrics)
         runner.evaluated(mode, metrics)
+        return metrics
+
+    def evaluate(self) -> dict[str, float]:
+        """Predict every image once and give the figures, without telling anybody."""
+        for batch_idx, batch in enumerate(self.dataloader):
+            self.run_iter(batch_idx, batch)
+        metrics: dict[str, float] = self.evaluator.evaluate(len(self.dataloader.dataset))
         return metrics
 
     def run_iter(self, batch_idx: int, batch: Any) -> None:

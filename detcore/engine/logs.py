@@ -91,7 +91,7 @@ class LogProcessor:
         custom_cfg: Sequence[CustomFigure] | None = None,
         num_digits: int = 4,
         log_with_hierarchy: bool = False,
-        mean_pattern: str = r".*(loss|time|data_time|grad_norm).*",
+        mean_pattern: str = r".*(loss|time|data_time|grad_norm|pseudo).*",
     ) -> None:
         if not isinstance(window_size, int) or isinstance(window_size, bool) or window_size < 1:
             raise ConfigError(f"log_processor.window_size must be a positive integer, got {window_size!r}")
@@ -152,7 +152,9 @@ class LogProcessor:
         shown.append(f"eta: {datetime.timedelta(seconds=eta)}")
         shown += [f"{name}: {value:.{self.num_digits}f}" for name, value in times.items()]
         shown += [f"{name}: {value}" for name, value in memory.items()]
-        shown += [f"{name}: {value:.{self.num_digits}f}" for name, value in figures.items()]
+        shown += [  # figures of single classes ("pseudo_per_image/person") would fill the screen
+            f"{name}: {value:.{self.num_digits}f}" for name, value in figures.items() if "/" not in name
+        ]
         return self._named(record, "train"), f"{self._head(runner, 'train', batch_idx)}  {'  '.join(shown)}"
 
     def progress_line(self, runner: Any, batch_idx: int, mode: str) -> str:

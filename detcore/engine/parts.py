@@ -206,6 +206,9 @@ class RunParts:
             runner.average = hook.build(runner.model, self.scope)
             first = hook.first_step(runner.train_loop.epoch_length)
             runner.state.after_update.append(_From(first, runner.average) if first else runner.average.update)
+        join = getattr(runner.model, "join_training", None)
+        if callable(join):  # a model that has something to update after each step, such as a teacher
+            join(runner.state, getattr(loader.dataset, "metainfo", None) or {})
 
     def _optimiser(self) -> Any:
         cfg = self.cfg["optim_wrapper"]

@@ -1,0 +1,1 @@
+"""Teacher-student detectors: training with labelled and unlabelled images."""
