@@ -200,9 +200,18 @@ def _absence(registry: Registry, name: str, scopes: list[str]) -> Absence | None
     bare = name.rpartition(".")[2]
     tables = [table for table in map(source().try_table, scopes) if table is not None]
     if "." not in name:
-        tables += [table for table in source().tables_telling("absent") if table.scope not in scopes]
+        others = [table for table in source().tables_telling("absent") if table.scope not in scopes]
+        if not any(_leads_somewhere(registry, table, name) for table in others):
+            tables += others
     known = [absence for table in tables if (absence := table.absence(registry.name, bare)) is not None]
     return next((absence for absence in known if absence.takes is not None), known[0] if known else None)
+
+
+def _leads_somewhere(registry: Registry, table: ComponentTable, name: str) -> bool:
+    """Whether a scope's name means what another scope lists, so that it is absent only without that scope."""
+    scope, dot, bare = (table.alias_of(registry.name, name) or "").partition(".")
+    target = source().try_table(scope) if dot else None
+    return target is not None and target.get(registry.name, bare) is not None
 
 
 def _not_found(registry: Registry, name: str, scopes: list[str]) -> NameNotFoundError:

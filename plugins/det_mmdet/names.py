@@ -28,6 +28,12 @@ TAKEN_OUT = {"loss_cls": ("bg_cls_weight",), "dcn": ("fallback_on_stride", "defo
 # Of MMPretrain what configs of MMDetection use.
 OF_MMPRETRAIN = {"models": ("ConvNeXt", "ClsDataPreprocessor"), "transforms": ("PackInputs",)}
 
+# What det-semi has, in its own scope.
+OF_SEMI = (
+    "MeanTeacherHook", "MultiBranch", "MultiBranchDataPreprocessor", "SemiBaseDetector", "SoftTeacher",
+    "TeacherStudentValLoop",
+)  # fmt: skip
+
 # Transforms of MMDetection 2.x, and what says the same since 3.0.
 OF_2X = {
     "Collect": "PackDetInputs packs the sample",
@@ -38,6 +44,7 @@ OF_2X = {
 }
 
 NOT_YET = "detcore does not have it yet"
+NEEDS_SEMI = "det-semi has it (pip install det-semi)"
 TRACKING = "tracking and re-identification are not part of detcore"
 LANGUAGE = "detection guided by language is not part of detcore"
 FRAMEWORKS = "it needs another training framework; detcore trains with plain PyTorch (AmpOptimWrapper)"
@@ -87,4 +94,6 @@ def reference_words() -> dict[str, list[str]]:
 
 def reason(name: str) -> str:
     """Why a name of the reference is not there, while nobody has it."""
+    if name in OF_SEMI:
+        return NEEDS_SEMI
     return next((why for pattern, why in _REASONS if pattern.search(name)), NOT_YET)

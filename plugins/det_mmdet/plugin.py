@@ -2,7 +2,7 @@
 
 from det_mmdet.addresses import MIRRORS
 from det_mmdet.class_names import add_class_names
-from det_mmdet.names import OF_2X, OF_MMPRETRAIN, reason, reference_names, reference_words
+from det_mmdet.names import OF_2X, OF_MMPRETRAIN, OF_SEMI, reason, reference_names, reference_words
 from detcore.plugins import hookimpl
 from detcore.plugins.checkpoints import CheckpointTable
 from detcore.plugins.commands import CommandTable
@@ -64,7 +64,7 @@ def detcore_components(components: ComponentTable) -> None:
         if classifier and registry == "models" and package == "mmdet":
             components.absent(registry, name, NO_CLASSIFIERS)
             continue
-        components.alias(registry, name)
+        components.alias(registry, name, f"semi.{name}" if name in OF_SEMI else None)
         components.absent(registry, name, reason(name), takes=takes)
     add_class_names(components)
     for registry, names in OF_MMPRETRAIN.items() if classifier else ():

@@ -50,6 +50,17 @@ def test_other_plugins_need_their_scope_so_that_installing_one_changes_no_config
     assert MODELS.get("timm.EfficientNet").__name__ == "Counter"
 
 
+def test_a_name_absent_only_without_another_scope_is_told_with_that_scope_where_it_is_there(scopes):
+    stand_in = scopes.add("mmdet")
+    stand_in.alias("models", "SoftTeacher", "semi.SoftTeacher")
+    for table in (stand_in, scopes.add("mmcls")):
+        table.absent("models", "SoftTeacher", "det-semi has it")
+    assert str(refusal("SoftTeacher")) == "there is no 'SoftTeacher' in MODELS: det-semi has it"
+    scopes.add("semi", SoftTeacher="collections:Counter")
+    assert "did you mean 'semi.SoftTeacher'?" in str(refusal("SoftTeacher"))
+    assert MODELS.get("SoftTeacher", default_scope="mmdet").__name__ == "Counter"
+
+
 def test_what_a_user_registered_comes_before_the_standard_scopes(scopes):
     MODELS.register_module(name="A", module=Mine)
     scopes.add("models", A="collections:Counter")
