@@ -6,9 +6,9 @@ A source is one of the data sets of a `ConcatDataset`: labelled and unlabelled i
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,6 @@ from detcore.errors import DataError
 BLOCK = 4096
 """Batches whose groups are drawn together."""
 
-logger = logging.getLogger(__name__)
-
 
 class MultiSourceSampler:
     """Batches of ``batch_size`` samples, in each so many of every source, the first source's first.
@@ -34,13 +32,13 @@ class MultiSourceSampler:
     Args:
         dataset: A `ConcatDataset`, or another data set with ``datasets``.
         batch_size: Samples in a batch; that of the dataloader.
-        source_ratio: Shares of the sources in a batch, such as ``[1, 4]``. Shares that are no whole numbers
-            of samples are rounded down, and the first source gets what is left.
+        source_ratio: Shares of the sources in a batch, such as ``[1, 4]``; each has to be a whole number of
+            samples.
         shuffle: Draw a new order for each pass, the same on every rank.
         seed: Seed of the orders; must be equal on all ranks.
 
     Raises:
-        ValueError: ``source_ratio`` is not one positive number a source, or leaves a source no sample.
+        ValueError: ``source_ratio`` is not one positive number a source, or makes no whole number of samples.
         DataError: The data set is not made of data sets, or one of them is empty.
     """
 
@@ -186,17 +184,14 @@ def _samples_of_sources(batch_size: int, ratio: Sequence[float], num_sources: in
     for share in ratio:
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < math.inf:
             raise ValueError(f"source_ratio needs a positive number for each source, got {ratio}")
-    shares = [batch_size * share / sum(ratio) for share in ratio]
-    counts = [int(share) for share in shares]
-    counts[0] = batch_size - sum(counts[1:])
-    if not all(counts):
+    parts = [Fraction(str(share)) for share in ratio]  # a decimal as it is written, not as a binary number
+    shares = [share / sum(parts) for share in parts]
+    smallest = math.lcm(*(share.denominator for share in shares))
+    if batch_size % smallest:
+        counts = ", ".join(f"{float(batch_size * share):.3g}" for share in shares)
         raise ValueError(
             f"source_ratio={ratio} does not fit batch_size={batch_size}: the sources would have {counts} "
-            "samples in a batch, and each needs at least one"
+            f"samples in a batch; batch_size={smallest * math.ceil(batch_size / smallest)} would fit, and so "
+            f"does any other multiple of {smallest}"
         )
-    if any(count != share for count, share in zip(counts, shares, strict=True)):
-        logger.warning(
-            "source_ratio=%s is no whole number of samples in batch_size=%d; every batch has %s",
-            ratio, batch_size, counts,
-        )  # fmt: skip
-    return counts
+    return [int(batch_size * share) for share in shares]

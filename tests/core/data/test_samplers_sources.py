@@ -153,16 +153,30 @@ def test_the_seed_decides_the_order_and_sources_of_one_length_differ():
     assert len(plain) == 18
 
 
-def test_a_ratio_that_is_no_whole_number_is_rounded_and_said(two, caplog):
-    assert MultiSourceSampler(two, 4, [1, 4]).num_per_source == [1, 3]
-    assert "every batch has [1, 3]" in caplog.text
+@pytest.mark.parametrize(("batch_size", "ratio", "counts", "fitting", "smallest"), [
+    (4, [1, 4], "0.8, 3.2", 5, 5), (6, [1, 4], "1.2, 4.8", 10, 5), (5, [9, 1], "4.5, 0.5", 10, 10),
+    (1, [1, 4], "0.2, 0.8", 5, 5), (4, [0.5, 1], "1.33, 2.67", 6, 3), (7, [2, 4], "2.33, 4.67", 9, 3),
+])
+def test_a_ratio_that_makes_no_whole_numbers_is_refused_and_a_batch_size_named(
+    two, batch_size, ratio, counts, fitting, smallest
+):
+    with pytest.raises(ValueError, match=f"does not fit batch_size={batch_size}: ") as caught:
+        MultiSourceSampler(two, batch_size, ratio)
+    assert f"the sources would have {counts} samples" in str(caught.value)
+    assert f"batch_size={fitting} would fit" in str(caught.value)
+    assert f"multiple of {smallest}" in str(caught.value)
+    assert sum(MultiSourceSampler(two, fitting, ratio).num_per_source) == fitting
+
+
+def test_shares_are_reckoned_as_they_are_written(two):
+    assert 3 * 0.3 / (0.3 + 0.6) != 1  # in binary numbers
+    assert MultiSourceSampler(two, 3, [0.3, 0.6]).num_per_source == [1, 2]
 
 
 @pytest.mark.parametrize(("batch_size", "ratio", "message"), [
     (3, [1, 4, 2], "3 numbers for 2 sources"), (2, [1, 4, 0], "3 numbers"), (5, [1], "1 numbers"),
     (5, [0, 1], "positive number"), (5, [1, -1], "positive number"), (5, [1, "4"], "positive number"),
     (5, [1, float("nan")], "positive number"), (5, [1, True], "positive number"),
-    (1, [1, 4], "does not fit batch_size=1"), (5, [9, 1], r"the sources would have \[5, 0\]"),
     (0, [1, 4], "batch_size"), (2.0, [1, 4], "batch_size"),
 ])
 def test_a_ratio_that_makes_no_batch_is_refused(two, batch_size, ratio, message):
