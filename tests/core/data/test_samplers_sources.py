@@ -169,8 +169,8 @@ def test_a_ratio_that_makes_no_whole_numbers_is_refused_and_a_batch_size_named(
 
 
 def test_shares_are_reckoned_as_they_are_written(two):
-    assert 3 * 0.3 / (0.3 + 0.6) != 1  # in binary numbers
-    assert MultiSourceSampler(two, 3, [0.3, 0.6]).num_per_source == [1, 2]
+    assert 6 * 0.1 / (0.1 + 0.1) != 3  # in binary numbers
+    assert MultiSourceSampler(two, 6, [0.1, 0.1]).num_per_source == [3, 3]
 
 
 @pytest.mark.parametrize(("batch_size", "ratio", "message"), [
