@@ -33,7 +33,7 @@ from det_semi.pseudo_labels import (
 from det_semi.settings import SemiTestCfg, SemiTrainCfg, as_settings
 from det_semi.truth import UnlabeledTruth
 from detcore.engine.state import TrainState
-from detcore.errors import DataError
+from detcore.errors import CheckpointError, DataError
 from detcore.nn.base_module import DeferredInit
 from detcore.registry import MODELS
 from detcore.structures import DetDataSample
@@ -262,7 +262,11 @@ class SemiBaseDetector(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Load weights of both; those of one of them, or of a plain detector, go into both."""
+        """Load weights of both; those of one of them, or of a plain detector, go into both.
+
+        Raises:
+            CheckpointError: They are of another detector.
+        """
         own = {name: state_dict.pop(name) for name in list(state_dict) if name.startswith(prefix)}
         parts = [part for part in _PARTS if any(name.startswith(prefix + part) for name in own)]
         for name, value in own.items():
@@ -273,7 +277,22 @@ class SemiBaseDetector(nn.Module):
             inner = inner.removeprefix(parts[0]) if parts else inner
             for part in _PARTS:
                 state_dict[prefix + part + inner] = value
+        self._refuse_another_detector(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+    def _refuse_another_detector(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """A teacher that is partly random teaches noise: heads of another detector are no small misfit."""
+        for part in _PARTS:
+            start = prefix + part
+            given = {name[len(start) :].partition(".")[0] for name in state_dict if name.startswith(start)}
+            own = {name.partition(".")[0] for name in getattr(self, part[:-1]).state_dict()}
+            if given and given - own and own - given:
+                kind = type(getattr(self, part[:-1])).__name__
+                raise CheckpointError(
+                    f"these are the weights of another detector than the {part[:-1]}, a {kind}: they have "
+                    f"{', '.join(sorted(given - own))}, and nothing for {', '.join(sorted(own - given))}"
+                )
 
 
 def check_branches(inputs: Any) -> None:

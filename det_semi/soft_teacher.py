@@ -214,7 +214,9 @@ def jittered(boxes: Tensor, times: int, scale: float) -> Tensor:
         scale: Standard deviation of a coordinate's move, in widths or heights of the box (of at least 1).
     """
     size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1).repeat(1, 2)
-    return boxes + torch.randn(times, *boxes.shape, device=boxes.device) * size * scale
+    moved = boxes + torch.randn(times, *boxes.shape, device=boxes.device) * size * scale
+    one, other = moved[..., :2], moved[..., 2:]  # corners of a box of less than a pixel may change places
+    return torch.cat([torch.minimum(one, other), torch.maximum(one, other)], -1)
 
 
 def of_label(boxes: Tensor, labels: Tensor) -> Tensor:

@@ -140,10 +140,11 @@ def describe_images(batch: Any) -> list[str]:
 
     Args:
         batch: ``dict(inputs=..., data_samples=[...])``; with several branches ``data_samples`` is a dict of
-            lists.
+            lists, None for an image that is not in the branch.
     """
     samples = batch.get("data_samples") if isinstance(batch, Mapping) else None
-    return [_describe_sample(sample) for sample in _flatten(samples)]
+    lines = [_describe_sample(sample) for sample in _flatten(samples) if sample is not None]
+    return list(dict.fromkeys(lines)) if isinstance(samples, Mapping) else lines  # two views, one image
 
 
 def _flatten(samples: Any) -> Iterable[Any]:
