@@ -11,6 +11,7 @@ import torch
 
 from detcore.data.handover import reduce_for_parent
 from detcore.data.seeding import seeded
+from detcore.errors import DataError
 
 Request = tuple[int, int]
 """A sample's index and its seed."""
@@ -24,17 +25,29 @@ def collate_lists(samples: Sequence[Any]) -> Any:
 
     Dicts within dicts may differ in their keys, which are branches then: a list has None for a sample that is
     not in the branch.
+
+    Raises:
+        DataError: Under the same key one sample has branches and another one has none.
     """
     if not isinstance(samples[0], Mapping):
         return list(samples)
-    return {key: _collate_entries([sample[key] for sample in samples]) for key in samples[0]}
+    return {key: _collate_entries([sample[key] for sample in samples], key) for key in samples[0]}
 
 
-def _collate_entries(entries: Sequence[Any]) -> Any:
-    if not isinstance(entries[0], Mapping):
+def _collate_entries(entries: Sequence[Any], path: str) -> Any:
+    with_branches = [entry for entry in entries if isinstance(entry, Mapping)]
+    if not with_branches:
         return list(entries)
-    branches = dict.fromkeys(key for entry in entries for key in entry)
-    return {key: _collate_entries([entry.get(key) for entry in entries]) for key in branches}
+    branches = dict.fromkeys(key for entry in with_branches for key in entry)
+    for entry in entries:
+        if not isinstance(entry, Mapping) and entry is not None:
+            raise DataError(
+                f"{path!r} of one sample has the branches {', '.join(map(str, branches))}, of another one in "
+                f"the same batch it is a {type(entry).__name__}: let the pipelines of all data sets that are "
+                "mixed in a batch end with MultiBranch, or none"
+            )
+    present = [{} if entry is None else entry for entry in entries]
+    return {key: _collate_entries([each.get(key) for each in present], f"{path}.{key}") for key in branches}
 
 
 class SampleFetcher:
