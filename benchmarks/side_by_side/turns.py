@@ -50,6 +50,7 @@ def parsed(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> ar
 
 def _classes_of(config: Path) -> int:
     model = Config.fromfile(config).model
+    model = model.get("detector", model)  # of a teacher and its student
     head = model.get("bbox_head") or model.roi_head.bbox_head
     return int(head.num_classes)
 
