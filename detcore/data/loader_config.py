@@ -98,9 +98,12 @@ def _sampler(cfg: dict[str, Any], dataset: Any, seed: int, scope: str | None, pa
         return DATA_SAMPLERS.build(given, default_scope=scope, path=f"{path}.sampler")
     # seed=None in a config means: that of the run.
     own = {key: value for key, value in given.items() if key != "seed" or value is not None}
-    return DATA_SAMPLERS.build(
-        own, default_scope=scope, path=f"{path}.sampler", dataset=dataset, seed=seed
-    )
+    try:
+        return DATA_SAMPLERS.build(
+            own, default_scope=scope, path=f"{path}.sampler", dataset=dataset, seed=seed
+        )
+    except ValueError as error:
+        raise ConfigError(f"{path}.sampler: {error}") from error
 
 
 def _check_sampler_batches(sampler: Any, batch_sampler: Any, path: str) -> None:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from detcore.data import DefaultSampler, build_dataloader
-from detcore.errors import ConfigError
+from detcore.data import DefaultSampler, build_dataloader, collate_lists
+from detcore.errors import ConfigError, DataError
 
 
 def fingerprint(batch):
@@ -156,3 +156,20 @@ def test_built_parts_are_taken_as_they_are(make):
 def test_a_wrong_key_or_value_names_its_config_path(make, changes, message):
     with pytest.raises(ConfigError, match=message):
         make(**changes)
+
+
+def test_samples_with_branches_are_gathered_branch_by_branch_and_mix_with_no_others():
+    one, other = {"inputs": {"sup": 1}}, {"inputs": {"weak": 2, "strong": {"left": 3}}}
+    expected = {"sup": [1, None], "weak": [None, 2], "strong": {"left": [None, 3]}}
+    assert collate_lists([one, other]) == {"inputs": expected}
+    for samples in ([one, {"inputs": 4}], [{"inputs": 4}, one]):
+        with pytest.raises(DataError, match=r"'inputs' of one sample has the branches sup, .* a int:"):
+            collate_lists(samples)
+    with pytest.raises(DataError, match=r"'inputs.strong' of one sample has the branches left"):
+        collate_lists([other, {"inputs": {"strong": 5}}])
+
+
+def test_a_sampler_that_refuses_its_settings_is_named_by_its_place(make):
+    with pytest.raises(ConfigError, match=r"^train_dataloader.sampler: .*num_sample_class") as caught:
+        make(sampler={"type": "ClassAwareSampler", "num_sample_class": 0})
+    assert isinstance(caught.value.__cause__, ValueError)
