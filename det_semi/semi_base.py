@@ -11,7 +11,7 @@ of the unlabelled ones).
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,11 @@ class SemiBaseDetector(nn.Module):
         student: Learns.
         teacher: Follows.
         mean_teacher: How it follows; see :class:`~det_semi.mean_teacher.MeanTeacherHook`.
+        DATA_SETTINGS: Settings that are about the configured images alone; a dry run on drawn ones leaves
+            them out.
     """
+
+    DATA_SETTINGS: ClassVar[tuple[str, ...]] = ("semi_train_cfg.unlabeled_truth",)
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from typing import Any
 from detcore.config import Config
 from detcore.data import BaseDetDataset
 from detcore.data.drawn import tiny_coco
-from detcore.registry import DATASETS
+from detcore.registry import DATASETS, MODELS
 from detcore.structures.proposals import image_key
 
 _EVALUATED = 8  # images of the configured data that the evaluation looks at
@@ -52,6 +52,8 @@ def make_dry(cfg: Config, folder: Path) -> list[str]:
         if missing:
             notes.append(f"dry run: {missing[0]} is not there; {mode} uses {_DRAWN} drawn pictures")
             annotations = _draw(leaves, folder / mode, cfg.get("default_scope"))
+            if mode == "train":
+                notes += _without_data_of_its_own(cfg.get("model"), cfg.get("default_scope"))
             if mode == "val":
                 kept = {"ann_file": str(annotations), "metric": _figures(cfg.get("val_evaluator"))}
                 cfg["val_evaluator"] = {"type": "datasets.CocoMetric", **kept}
@@ -59,6 +61,21 @@ def make_dry(cfg: Config, folder: Path) -> list[str]:
             for leaf in leaves:
                 _shorten(leaf, cfg.get("default_scope"))
     return notes
+
+
+def _without_data_of_its_own(model: Any, scope: str | None) -> Iterator[str]:
+    """Leave out what tells a model of the configured images; it says nothing of drawn ones."""
+    if not isinstance(model, dict):
+        return
+    kind = MODELS.get(model["type"], default_scope=model.get("_scope_", scope))
+    for place in getattr(kind, "DATA_SETTINGS", ()):
+        *outer, last = place.split(".")
+        part: Any = model
+        for key in outer:
+            part = part.get(key) or {}
+        if part.get(last) is not None:
+            part[last] = None
+            yield f"dry run: model.{place} is left out, as it is not about drawn pictures"
 
 
 def _figures(evaluator: Any) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 
 from detcore.config import Config, shipped_configs
 from detcore.engine.check import check_config
+from detcore.engine.dry_run import make_dry
 from detcore.registry import MODELS
 
 FOLDERS = ("semi", "soft_teacher")
@@ -94,3 +95,21 @@ def test_a_dry_run_goes_through(name, tmp_path):
         assert f"{part}/coco/bbox_mAP" in output
     assert "dry run: one step and one evaluation went through" in output
     assert not list(tmp_path.iterdir())  # nothing is left behind
+
+
+def test_a_dry_run_on_drawn_pictures_leaves_the_truth_of_others_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = shipped("semi_bccd/soft-teacher_faster-rcnn_r18_fpn_bccd-0.1.py")
+    assert config.model.semi_train_cfg.unlabeled_truth
+    notes = make_dry(config, tmp_path / "dry")
+    assert config.model.semi_train_cfg.unlabeled_truth is None
+    assert any("model.semi_train_cfg.unlabeled_truth is left out" in note for note in notes)
+
+
+def test_a_dry_run_on_the_images_themselves_keeps_their_truth(training, tmp_path):
+    config = Config(training())
+    truth = config.train_dataloader.dataset.datasets[1].ann_file
+    config.model.semi_train_cfg.unlabeled_truth = truth
+    notes = make_dry(config, tmp_path / "dry")
+    assert config.model.semi_train_cfg.unlabeled_truth == truth
+    assert notes == []
