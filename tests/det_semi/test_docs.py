@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from det_semi.semi_base import SemiBaseDetector
 from det_semi.settings import SoftTeacherTrainCfg
 from det_semi.soft_teacher import SoftTeacher
