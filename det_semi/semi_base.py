@@ -284,7 +284,6 @@ class SemiBaseDetector(nn.Module):
         self._refuse_another_detector(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-
     def _refuse_another_detector(self, state_dict: Mapping[str, Any], prefix: str) -> None:
         """A teacher that is partly random teaches noise: heads of another detector are no small misfit."""
         for part in _PARTS:

@@ -4,12 +4,14 @@ A new component of a kind that the kit checks needs an example in `EXAMPLES`, or
 component is follows from its registry and from how it is called, not from its name.
 """
 
+import copy
 import inspect
 import json
 from functools import partial
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -96,6 +98,40 @@ def fcos():
         "strides": (8, 16, 32, 64, 128), "norm_cfg": {"type": "GN", "num_groups": 4},
         "norm_on_bbox": True, "centerness_on_reg": True, "center_sampling": True,
     }  # fmt: skip
+    return model
+
+
+def taught(kind, model):
+    """A teacher and a student that make a batch with branches of a plain one: both views are the image."""
+    of_kind = MODELS.get(f"semi.{kind}")
+
+    class Taught(of_kind):
+        def forward(self, inputs, data_samples=None, mode="tensor"):
+            if mode == "loss":
+                views = {"unsup_teacher": copy.deepcopy(data_samples), "unsup_student": data_samples}
+                for view in views.values():
+                    for sample in view:
+                        sample.set_metainfo({"homography_matrix": np.eye(3)})
+                inputs = dict.fromkeys(("sup", *views), inputs)
+                data_samples = {"sup": data_samples, **views}
+            return super().forward(inputs, data_samples, mode)
+
+    thresholds = {"pseudo_label_initial_score_thr": 0.1, "rpn_pseudo_thr": 0.2} if kind == "SoftTeacher" else {}
+    settings = {"cls_pseudo_thr": 0.2, **thresholds}
+    return lambda: MODELS.build({"type": Taught, "detector": model, "semi_train_cfg": settings})
+
+
+def one_stage(kind, head, assigner=None, **arguments):
+    """A detector with one anchor a cell, or none, and a head with group norms."""
+    model = detector()
+    anchors = {"type": "AnchorGenerator", "ratios": [1.0], "octave_base_scale": 8, "scales_per_octave": 1}
+    model.type = kind
+    model.bbox_head = {
+        "type": head, "num_classes": 5, "in_channels": 32, "feat_channels": 32, "stacked_convs": 1,
+        "anchor_generator": {**anchors, "strides": [8, 16, 32, 64, 128]},
+        "norm_cfg": {"type": "GN", "num_groups": 4}, **arguments,
+    }  # fmt: skip
+    model.train_cfg = {"assigner": assigner or {"type": "ATSSAssigner", "topk": 9}}
     return model
 
 
@@ -318,7 +354,14 @@ EXAMPLES = {
         )
     },
     "detector": {
+        "models.models.ATSS": lambda _: check_detector(one_stage("ATSS", "ATSSHead"), num_classes=5),
         "models.models.FCOS": lambda _: check_detector(fcos(), num_classes=5),
+        "semi.models.SemiBaseDetector": lambda _: check_detector(
+            taught("SemiBaseDetector", detector()), num_classes=5
+        ),
+        "semi.models.SoftTeacher": lambda _: check_detector(
+            taught("SoftTeacher", two_stages("FasterRCNN")), num_classes=5
+        ),
         "models.models.RetinaNet": lambda _: check_detector(detector(), num_classes=5),
         "models.models.RPN": lambda _: check_detector(rpn(), num_classes=5),
         "models.models.FasterRCNN": lambda _: check_detector(two_stages("FasterRCNN"), num_classes=5),
@@ -443,6 +486,10 @@ EXAMPLES = {
                 {"type": "YOLOXHSVRandomAug"},
             )
         },
+        "semi.transforms.MultiBranch": lambda _: [
+            check_transform({"type": "semi.MultiBranch", "sup": each})
+            for each in ([RESIZE, {"type": "PackDetInputs"}], [{"type": "PackDetInputs"}])
+        ],
         "detcore.transforms.SegRescale": lambda _: check_transform(
             {"type": "SegRescale", "scale_factor": 0.5},
             {**tiny_results(), "gt_seg_map": tiny_results()["img"][..., 0]},
@@ -511,7 +558,7 @@ def test_every_component_keeps_the_promises_of_its_kind(name, kind, tmp_path):
 
 def test_every_example_is_of_a_component():
     there = dict(components())
-    missing = {"detcore", "models", "backbones", "datasets", "timm"} - set(our_scopes())
+    missing = {"detcore", "models", "backbones", "datasets", "timm", "semi"} - set(our_scopes())
     if missing:
         pytest.skip(f"not installed: {', '.join(sorted(missing))}")
     assert {name: kind for kind, names in EXAMPLES.items() for name in names}.items() <= there.items()
