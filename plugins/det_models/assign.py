@@ -81,6 +81,28 @@ class BaseAssigner(ABC):
         return match_each(self, priors, truth, valid)
 
 
+def match_levels(
+    assigner: Any, mlvl_priors: Sequence[Tensor], truth: GroundTruth, valid: Tensor | None = None
+) -> Tensor:
+    """:meth:`BaseAssigner.match` of the priors of all levels, by whatever of it the assigner has.
+
+    Args:
+        assigner: Asked for ``match_levels`` where it tells levels apart, else for ``match`` or ``assign``.
+        mlvl_priors: ``Tensor[A_i, 4]`` a level, xyxy.
+        truth: Ground truth of the B images.
+        valid: ``BoolTensor[B, A]``, which priors take part; None for all.
+
+    Returns:
+        ``LongTensor[B, A]``.
+    """
+    if hasattr(assigner, "match_levels"):
+        matches: Tensor = assigner.match_levels(mlvl_priors, truth, valid)
+        return matches
+    priors = torch.cat(list(mlvl_priors))
+    match = getattr(assigner, "match", None)
+    return match(priors, truth, valid) if match else match_each(assigner, priors, truth, valid)
+
+
 def match_each(assigner: Any, priors: Tensor, truth: GroundTruth, valid: Tensor | None = None) -> Tensor:
     """:meth:`BaseAssigner.match` for any object with ``assign``, image by image."""
     matches = torch.full((len(truth), len(priors)), -1, dtype=torch.long, device=priors.device)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from det_models.anchors import AnchorGenerator
-from det_models.assign import match_each
+from det_models.assign import match_levels
 from det_models.coders import BaseBBoxCoder
 from det_models.dense_cfg import DenseTestCfg, DenseTrainCfg, as_settings
-from det_models.dense_targets import DenseTargets, regressed_rows
-from det_models.host import host_tensor, reduce_mean
+from det_models.dense_targets import DenseTargets, Targets, as_tuple, regressed_rows, valid_priors
+from det_models.host import reduce_mean
 from det_models.metainfo import MetaInfo, each_meta, with_scale_factor
 from det_models.postprocess import (
     Candidates,
@@ -178,9 +178,7 @@ class DenseHead(BaseModule):
             ``loss_cls`` and ``loss_bbox``, a scalar a level each.
         """
         truth = GroundTruth.pack(batch_gt_instances, batch_gt_instances_ignore, self.num_classes)
-        sizes = [(score.shape[-2], score.shape[-1]) for score in cls_scores]
-        mlvl_priors = self.prior_generator.grid_priors(sizes, device=cls_scores[0].device)
-        targets = self.get_targets(mlvl_priors, sizes, truth, batch_img_metas)
+        mlvl_priors, targets = self.match_levels(cls_scores, truth, batch_img_metas)
         lengths = [len(priors) for priors in mlvl_priors]
         losses: Losses = {"loss_cls": [], "loss_bbox": []}
         every = type(self).loss_by_feat_single is not DenseHead.loss_by_feat_single
@@ -247,6 +245,14 @@ class DenseHead(BaseModule):
 
     # -- training --------------------------------------------------------------------------------
 
+    def match_levels(
+        self, cls_scores: Sequence[Tensor], truth: GroundTruth, batch_img_metas: Sequence[MetaInfo]
+    ) -> tuple[list[Tensor], DenseTargets]:
+        """The priors of every level, ``Tensor[A_i, 4]``, and what those of all levels are to predict."""
+        sizes = [(score.shape[-2], score.shape[-1]) for score in cls_scores]
+        mlvl_priors = self.prior_generator.grid_priors(sizes, device=cls_scores[0].device)
+        return mlvl_priors, self.get_targets(mlvl_priors, sizes, truth, batch_img_metas)
+
     @torch.no_grad()
     def get_targets(
         self,
@@ -264,13 +270,12 @@ class DenseHead(BaseModule):
             batch_img_metas: ``pad_shape`` and ``img_shape`` of each image.
         """
         cfg = self._train_cfg()
-        priors = torch.cat(list(mlvl_priors))
-        valid = self._valid_priors(priors, featmap_sizes, batch_img_metas)
-        match = getattr(cfg.assigner, "match", None)
-        matches = match(priors, truth, valid) if match else match_each(cfg.assigner, priors, truth, valid)
+        valid = valid_priors(
+            self.prior_generator, mlvl_priors, featmap_sizes, batch_img_metas, cfg.allowed_border
+        )
         sampler = cfg.sampler or PseudoSampler()
-        matches = sampler.select(matches)
-        weights = (matches >= 0).to(priors.dtype)
+        matches = sampler.select(match_levels(cfg.assigner, mlvl_priors, truth, valid))
+        weights = (matches >= 0).to(mlvl_priors[0].dtype)
         if cfg.pos_weight > 0:
             weights = torch.where(matches > 0, cfg.pos_weight, weights)
         return DenseTargets(
@@ -287,27 +292,20 @@ class DenseHead(BaseModule):
             )
         return self.train_cfg
 
-    def _valid_priors(
-        self, priors: Tensor, featmap_sizes: Sequence[tuple[int, int]], batch_img_metas: Sequence[MetaInfo]
-    ) -> Tensor | None:
-        """``BoolTensor[B, A]``, which priors take part in which image; None for all in all."""
-        img_shapes = each_meta(batch_img_metas, "img_shape")
-        pad_shapes = [meta.get("pad_shape", meta["img_shape"])[:2] for meta in batch_img_metas]
-        valid = self.prior_generator.batch_valid_flags(featmap_sizes, pad_shapes, priors)
-        border = self._train_cfg().allowed_border
-        if border >= 0:
-            limits = (
-                host_tensor([[shape[1], shape[0]] for shape in img_shapes], priors)
-                + border
-            )
-            inside = (priors[None, :, :2] >= -border).all(-1) & (priors[None, :, 2:] < limits[:, None]).all(
-                -1
-            )
-            valid = inside if valid is None else valid & inside
-        return valid
+    def class_losses(
+        self, cls_scores: Sequence[Tensor], labels: Targets, weights: Tensor, avg_factor: Tensor
+    ) -> list[Tensor]:
+        """Classification loss of every level, from the targets of all priors; see :meth:`class_loss`."""
+        sizes = [score.shape[-2:].numel() * self.num_base_priors for score in cls_scores]
+        parts = [each.split(sizes, dim=1) for each in as_tuple(labels)]
+        levels: list[Targets] = list(zip(*parts, strict=True)) if isinstance(labels, tuple) else [*parts[0]]
+        return [
+            self.class_loss(self.loss_cls, *level, avg_factor)
+            for level in zip(cls_scores, levels, weights.split(sizes, dim=1), strict=True)
+        ]
 
     def class_loss(
-        self, loss_cls: nn.Module, cls_score: Tensor, labels: Tensor, weights: Tensor, avg_factor: Tensor
+        self, loss_cls: nn.Module, cls_score: Tensor, labels: Targets, weights: Tensor, avg_factor: Tensor
     ) -> Tensor:
         """Classification loss of one level.
 
@@ -316,18 +314,21 @@ class DenseHead(BaseModule):
                 ``takes_maps`` and the map is not channels-last, with ``[N, C, P]`` and ``[N, P]``:
                 rearranging a map of hundreds of channels takes as long as its focal loss.
             cls_score: Logits ``Tensor[B, K * C, H, W]``.
-            labels: ``LongTensor[B, H * W * K]``, C for background.
+            labels: ``LongTensor[B, H * W * K]``, C for background; or a tuple, these and what more it needs.
             weights: ``Tensor[B, H * W * K]``.
             avg_factor: What the sum is divided by.
         """
         num_scores = self.cls_out_channels
+        rows = [weights, *as_tuple(labels)]
         if not (getattr(loss_cls, "takes_maps", False) and cls_score.is_contiguous()):
             logits = flatten_level(cls_score, num_scores).flatten(0, 1)
-            return loss_cls(logits, labels.flatten(), weights.flatten(), avg_factor=avg_factor)
-        logits = cls_score.view(-1, num_scores, cls_score.shape[-2:].numel())
-        shape = (len(cls_score), logits.shape[-1], -1)
-        labels, weights = (each.reshape(shape).transpose(1, 2).flatten(0, 1) for each in (labels, weights))
-        return loss_cls(logits, labels, weights, avg_factor=avg_factor)
+            rows = [each.flatten() for each in rows]
+        else:
+            logits = cls_score.view(-1, num_scores, cls_score.shape[-2:].numel())
+            shape = (len(cls_score), logits.shape[-1], -1)
+            rows = [each.reshape(shape).transpose(1, 2).flatten(0, 1) for each in rows]
+        target = tuple(rows[1:]) if isinstance(labels, tuple) else rows[1]
+        return loss_cls(logits, target, rows[0], avg_factor=avg_factor)
 
     # -- prediction ------------------------------------------------------------------------------
 
@@ -372,7 +373,7 @@ class DenseHead(BaseModule):
             score_thr=cfg.score_thr,
         )
         shapes = [shape[:2] for shape in each_meta(batch_img_metas, "img_shape")]
-        boxes = self.bbox_coder.decode(best.priors, best.bbox_preds, max_shape=shapes)
+        boxes = self.decode_candidates(best, shapes)
         if rescale:
             boxes = rescale_boxes(boxes, each_meta(map(with_scale_factor, batch_img_metas), "scale_factor"))
         worth = best.scores > cfg.score_thr
@@ -388,6 +389,10 @@ class DenseHead(BaseModule):
             nms = cfg.nms if with_nms else None
             results.append(suppress(instances, nms, cfg.max_per_img, groups[number, kept]))
         return results
+
+    def decode_candidates(self, best: Candidates, shapes: Sequence[tuple[int, int]]) -> Tensor:
+        """Boxes ``Tensor[B, N, 4]``, xyxy, pixels of the input, within the images' (h, w)."""
+        return self.bbox_coder.decode(best.priors, best.bbox_preds, max_shape=shapes)
 
     def suppression_groups(self, best: Candidates) -> Tensor:
         """Within which boxes suppress one another, ``LongTensor[B, N]``: classes, unless a head says else."""

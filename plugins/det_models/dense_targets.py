@@ -1,11 +1,23 @@
 """What the priors of a dense head are to predict."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from det_models.host import host_tensor
+from det_models.metainfo import MetaInfo, each_meta
+from det_models.postprocess import flatten_level
 from det_models.truth import GroundTruth
+
+Targets = Tensor | tuple[Tensor, ...]  # of the classes: labels, or labels and what else a loss compares with
+
+
+def as_tuple(targets: Targets) -> tuple[Tensor, ...]:
+    """Targets one by one."""
+    return targets if isinstance(targets, tuple) else (targets,)
 
 
 @dataclass(slots=True)
@@ -40,6 +52,10 @@ class RegressedRows:
     priors: Tensor
     gt_boxes: Tensor
     weights: Tensor
+
+    def of(self, values: Tensor, size: int) -> Tensor:
+        """What a map ``Tensor[B, K * size, H, W]`` of the level holds for these rows, ``Tensor[R, size]``."""
+        return flatten_level(values, size).flatten(0, 1)[self.index]
 
 
 @torch.no_grad()
@@ -76,3 +92,36 @@ def regressed_rows(
         gt_boxes=torch.where(positive, boxes, chosen),
         weights=positive.to(chosen.dtype).expand(-1, 4),
     )
+
+
+def rows_of_levels(matches: Tensor, mlvl_priors: Sequence[Tensor], truth: GroundTruth) -> list[RegressedRows]:
+    """:func:`regressed_rows` of every level, from the matches ``LongTensor[B, A]`` of all of them."""
+    parts = matches.split([len(priors) for priors in mlvl_priors], dim=1)
+    return [regressed_rows(*level, truth) for level in zip(parts, mlvl_priors, strict=True)]
+
+
+def valid_priors(
+    prior_generator: Any,
+    mlvl_priors: Sequence[Tensor],
+    featmap_sizes: Sequence[tuple[int, int]],
+    batch_img_metas: Sequence[MetaInfo],
+    allowed_border: float = -1,
+) -> Tensor | None:
+    """``BoolTensor[B, A]``, which priors take part in which image; None for all in all.
+
+    Args:
+        prior_generator: Knows which of its priors stand on padding.
+        mlvl_priors: ``Tensor[A_i, 4]`` a level, xyxy.
+        featmap_sizes: (h, w) of each level's map.
+        batch_img_metas: ``pad_shape`` and ``img_shape`` of each image.
+        allowed_border: Pixels that a prior may reach out of its image; negative: any.
+    """
+    priors = torch.cat(list(mlvl_priors))
+    img_shapes = each_meta(batch_img_metas, "img_shape")
+    pad_shapes = [meta.get("pad_shape", meta["img_shape"])[:2] for meta in batch_img_metas]
+    valid: Tensor | None = prior_generator.batch_valid_flags(featmap_sizes, pad_shapes, priors)
+    if allowed_border < 0:
+        return valid
+    limits = host_tensor([[shape[1], shape[0]] for shape in img_shapes], priors) + allowed_border
+    inside = (priors[:, :2] >= -allowed_border).all(-1) & (priors[:, 2:] < limits[:, None]).all(-1)
+    return inside if valid is None else valid & inside

@@ -9,6 +9,8 @@ DETCORE_API = 1
 def detcore_components(components: ComponentTable) -> None:
     """Name this package's components."""
     components.add_many("models", {
+        "ATSS": "det_models.atss:ATSS",
+        "ATSSHead": "det_models.atss:ATSSHead",
         "BBoxHead": "det_models.bbox_heads:BBoxHead",
         "BatchFixedSizePad": "det_models.batch_augments:BatchFixedSizePad",
         "BoundedIoULoss": "det_models.losses.iou:BoundedIoULoss",
@@ -47,6 +49,7 @@ def detcore_components(components: ComponentTable) -> None:
         "TwoStageDetector": "det_models.two_stage:TwoStageDetector",
     })
     components.add_many("task_utils", {
+        "ATSSAssigner": "det_models.atss_assign:ATSSAssigner",
         "AnchorGenerator": "det_models.anchors:AnchorGenerator",
         "BboxOverlaps2D": "det_models.overlaps:BboxOverlaps2D",
         "CombinedSampler": "det_models.samplers_balanced:CombinedSampler",

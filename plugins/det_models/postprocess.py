@@ -27,6 +27,11 @@ def flatten_level(values: Tensor, size: int) -> Tensor:
     return values.permute(0, 2, 3, 1).reshape(len(values), -1, size)
 
 
+def flatten_levels(levels: Sequence[Tensor], size: int) -> Tensor:
+    """Maps of all levels as ``Tensor[B, A, size]`` for the A priors of all; see :func:`flatten_level`."""
+    return torch.cat([flatten_level(level, size) for level in levels], dim=1)
+
+
 def top_candidates(scores: Tensor, limit: int, least: float) -> tuple[Tensor, Tensor, Tensor]:
     """The best pairs of prior and class of one level, for the whole batch at once.
 

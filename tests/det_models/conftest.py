@@ -173,6 +173,27 @@ def small_retinanet(fill_by_name: Callable[[nn.Module], nn.Module]) -> Callable[
     return make
 
 
+# What the detectors of one stage differ in from the RetinaNet above.
+_ONE_STAGE: dict[str, dict[str, Any]] = {
+    "ATSS": {"type": "ATSSHead", "assigner": {"type": "ATSSAssigner", "topk": 9}},
+}
+
+
+@pytest.fixture
+def one_stage(fill_by_name: Callable[[nn.Module], nn.Module]) -> Callable[..., Any]:
+    """``one_stage(detector, **arguments of its head)``: it, with 3 classes and a few thousand weights."""
+
+    def make(detector: str, **arguments: Any) -> Any:
+        cfg, own = _small_config(), dict(_ONE_STAGE[detector])
+        assigner = own.pop("assigner", None)
+        cfg["train_cfg"] = assigner and {**cfg["train_cfg"], "assigner": assigner}
+        norm = {"type": "GN", "num_groups": 4}
+        cfg["bbox_head"] = {**cfg["bbox_head"], "norm_cfg": norm, **own, **arguments}
+        return fill_by_name(MODELS.build({**cfg, "type": own.pop("detector", detector)}))
+
+    return make
+
+
 # -- detectors of two stages
 # -------------------------------------------------------------------------------------
 
