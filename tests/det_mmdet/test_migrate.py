@@ -30,13 +30,13 @@ def test_a_statement_of_several_lines_keeps_its_comments():
 
 
 def test_names_of_one_module_that_stand_in_several_now_are_split():
-    old = "from mmdet.models import ResNet, FPN, ATSSHead\n"
+    old = "from mmdet.models import ResNet, FPN, CentripetalHead\n"
     new, left = changed(old)
     assert new == (
         "from det_backbones.resnet import ResNet\nfrom det_models.fpn import FPN\n"
-        "from mmdet.models import ATSSHead\n"
+        "from mmdet.models import CentripetalHead\n"
     )
-    assert left == [(1, "mmdet.models.ATSSHead")]
+    assert left == [(1, "mmdet.models.CentripetalHead")]
 
 
 def test_aliases_stay_and_changed_names_get_one():
@@ -158,13 +158,13 @@ def test_the_command_shows_a_diff_and_writes_only_when_told(tmp_path):
     (tmp_path / ".venv").mkdir()
     path, broken, hidden = tmp_path / "pkg" / "a.py", tmp_path / "pkg" / "b.py", tmp_path / ".venv" / "c.py"
     for each in (path, hidden):
-        each.write_text("from mmdet.registry import MODELS\nfrom mmdet.models import ATSSHead\n")
+        each.write_text("from mmdet.registry import MODELS\nfrom mmdet.models import CentripetalHead\n")
     broken.write_text("from mmdet.registry import MODELS\ndef (:\n")
     (tmp_path / "pkg" / "note.txt").write_text("import mmcv")
     shown = CliRunner().invoke(main, ["migrate", str(tmp_path)])
     assert shown.exit_code == 1
     assert "+from detcore.registry import MODELS\n" in shown.output
-    assert f"{path}:2: mmdet.models.ATSSHead: detcore does not have it yet" in shown.output
+    assert f"{path}:2: mmdet.models.CentripetalHead: detcore does not have it yet" in shown.output
     assert f"{broken}:2: is not valid Python" in shown.output
     assert "1 files to be changed (--write does it), 2 things left to do by hand" in shown.output
     assert path.read_text().startswith("from mmdet.registry")
