@@ -116,8 +116,8 @@ def taught(kind, model):
                 data_samples = {"sup": data_samples, **views}
             return super().forward(inputs, data_samples, mode)
 
-    thresholds = {"pseudo_label_initial_score_thr": 0.1, "rpn_pseudo_thr": 0.2} if kind == "SoftTeacher" else {}
-    settings = {"cls_pseudo_thr": 0.2, **thresholds}
+    of_both = {"pseudo_label_initial_score_thr": 0.1, "rpn_pseudo_thr": 0.2}
+    settings = {"cls_pseudo_thr": 0.2, **(of_both if kind == "SoftTeacher" else {})}
     return lambda: MODELS.build({"type": Taught, "detector": model, "semi_train_cfg": settings})
 
 
