@@ -32,6 +32,7 @@ from det_models.losses.cross_entropy import CrossEntropyLoss
 from det_models.losses.focal import FocalLoss
 from det_models.losses.iou import GIoULoss
 from det_models.metainfo import MetaInfo
+from det_models.points import centers_of
 from det_models.scale import Scale
 from det_models.towers import conv_tower, each_level
 from det_models.truth import GroundTruth
@@ -219,8 +220,7 @@ class ATSSHead(DenseHead):
             gts: ``Tensor[N, 4]``, xyxy, the object of each. Whose centre is outside has the centerness 0:
                 assigners that go by overlap choose such anchors, too.
         """
-        centers = (anchors[:, :2] + anchors[:, 2:]) / 2
-        left, top, right, bottom = bbox2distance(centers, gts).clamp(min=0).unbind(-1)
+        left, top, right, bottom = bbox2distance(centers_of(anchors), gts).clamp(min=0).unbind(-1)
         across = torch.minimum(left, right) / torch.maximum(left, right)
         along = torch.minimum(top, bottom) / torch.maximum(top, bottom)
         return (across * along).sqrt()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from det_models.assign import AssignResult, BaseAssigner
 from det_models.overlaps import BboxOverlaps2D
+from det_models.points import centers_of
 from det_models.truth import GroundTruth
 from detcore.registry import TASK_UTILS
 from detcore.structures import InstanceData
@@ -186,7 +187,7 @@ def nearest_priors(
         Their places among all priors, ``LongTensor[B, G, C]``, and which of those count, ``BoolTensor[B, G,
         C]``: a level of which most is left out may have fewer than its share.
     """
-    points, centers = _centers(priors), _centers(boxes)
+    points, centers = centers_of(priors), centers_of(boxes)
     places, near, start = [], [], 0
     for length in lengths:
         level = slice(start, start + length)
@@ -213,7 +214,7 @@ def own_threshold(overlaps: Tensor, near: Tensor) -> Tensor:
 
 def centers_inside(priors: Tensor, boxes: Tensor) -> Tensor:
     """Whether priors ``Tensor[B, G, C, D]`` (boxes or points) have their centre in ``Tensor[B, G, 4]``."""
-    points = _centers(priors)
+    points = centers_of(priors)
     boxes = boxes[:, :, None]
     sides = torch.cat((points - boxes[..., :2], boxes[..., 2:] - points), dim=-1)
     return sides.amin(-1) > _LEAST_DISTANCE
@@ -235,8 +236,3 @@ def strongest_claims(claims: Claims, num_priors: int) -> tuple[Tensor, Tensor]:
     numbers = torch.where(wins, numbers, num_boxes)
     first = numbers.new_full((num_images, num_priors), num_boxes).scatter_reduce(1, places, numbers, "amin")
     return torch.where(first < num_boxes, first + 1, 0), best.clamp(min=0)
-
-
-def _centers(priors: Tensor) -> Tensor:
-    """Centres ``Tensor[..., 2]`` of boxes ``Tensor[..., 4]``, xyxy; points ``Tensor[..., 2]`` are theirs."""
-    return priors if priors.shape[-1] == 2 else (priors[..., :2] + priors[..., 2:]) / 2

@@ -134,3 +134,8 @@ class MlvlPointGenerator:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(strides={self.strides}, offset={self.offset})"
+
+
+def centers_of(priors: Tensor) -> Tensor:
+    """Centres ``Tensor[..., 2]`` of boxes ``Tensor[..., 4]``, xyxy; points ``Tensor[..., 2]`` as they are."""
+    return priors if priors.shape[-1] == 2 else (priors[..., :2] + priors[..., 2:]) / 2

@@ -355,6 +355,7 @@ EXAMPLES = {
     },
     "detector": {
         "models.models.ATSS": lambda _: check_detector(one_stage("ATSS", "ATSSHead"), num_classes=5),
+        "models.models.GFL": lambda _: check_detector(one_stage("GFL", "GFLHead", reg_max=8), num_classes=5),
         "models.models.FCOS": lambda _: check_detector(fcos(), num_classes=5),
         "semi.models.SemiBaseDetector": lambda _: check_detector(
             taught("SemiBaseDetector", detector()), num_classes=5
@@ -416,6 +417,12 @@ EXAMPLES = {
         },
         "models.models.L1Loss": lambda _: check_loss({"type": "L1Loss"}, boxes(0.0), boxes(1.5)),
         "models.models.SmoothL1Loss": lambda _: check_loss({"type": "SmoothL1Loss"}, boxes(0.0), boxes(1.5)),
+        "models.models.DistributionFocalLoss": lambda _: check_loss(
+            {"type": "DistributionFocalLoss"}, logits((4, 9)), torch.tensor([0.0, 2.5, 7.9, 4.0])
+        ),
+        "models.models.QualityFocalLoss": lambda _: check_loss(
+            {"type": "QualityFocalLoss"}, logits(), logits().flip(0).sigmoid()
+        ),
         "models.models.FocalLoss": lambda _: check_loss({"type": "FocalLoss"}, logits(), LABELS),
         "models.models.CrossEntropyLoss": lambda _: check_loss(
             {"type": "CrossEntropyLoss"}, logits((6, 6)), LABELS
