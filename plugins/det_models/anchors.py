@@ -217,15 +217,11 @@ def pyramid_anchors() -> AnchorGenerator:
     return AnchorGenerator(scales=[8, 16, 32], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64])
 
 
-def square_anchors(center_offset: float = 0.0) -> AnchorGenerator:
-    """One square of 8 strides at each cell of a pyramid of strides 8 to 128 (ATSS, section 3.1)."""
-    return AnchorGenerator(
-        ratios=[1.0],
-        octave_base_scale=8,
-        scales_per_octave=1,
-        strides=[8, 16, 32, 64, 128],
-        center_offset=center_offset,
-    )
+def square_anchors(
+    strides: Sequence[int] = (8, 16, 32, 64, 128), center_offset: float = 0.0
+) -> AnchorGenerator:
+    """One square of 8 strides at each cell of a pyramid (ATSS, section 3.1)."""
+    return AnchorGenerator(strides, ratios=[1.0], scales=[8], center_offset=center_offset)
 
 
 def _pick_scales(

@@ -313,7 +313,7 @@ class FCOSHead(DenseHead):
         for level_points, stride, limits in zip(points, self.strides, self.regress_ranges, strict=True):
             zones = truth.boxes
             if self.center_sampling:
-                zones = _middle(truth.boxes, stride * self.center_sample_radius)
+                zones = middle_of(truth.boxes, stride * self.center_sample_radius)
             matches = smallest_boxes(level_points, truth.boxes, zones, limits)
             distances = bbox2distance(level_points, truth.boxes_at(matches))
             labels.append(truth.labels_at(matches, self.num_classes).flatten())
@@ -371,7 +371,7 @@ def smallest_boxes(points: Tensor, boxes: Tensor, zones: Tensor, limits: tuple[f
     return torch.where(smallest < torch.inf, number + 1, 0)
 
 
-def _middle(boxes: Tensor, radius: float) -> Tensor:
+def middle_of(boxes: Tensor, radius: float) -> Tensor:
     """The part of boxes ``Tensor[..., 4]`` within ``radius`` of their centre along each axis, in pixels."""
     center = (boxes[..., :2] + boxes[..., 2:]) / 2
     return torch.cat(

@@ -51,6 +51,9 @@ def detcore_components(components: ComponentTable) -> None:
         "SmoothL1Loss": "det_models.losses.smooth_l1:SmoothL1Loss",
         "StandardRoIHead": "det_models.roi_head:StandardRoIHead",
         "TwoStageDetector": "det_models.two_stage:TwoStageDetector",
+        "VFNet": "det_models.vfnet:VFNet",
+        "VFNetHead": "det_models.vfnet:VFNetHead",
+        "VarifocalLoss": "det_models.losses.varifocal:VarifocalLoss",
     })
     components.add_many("task_utils", {
         "ATSSAssigner": "det_models.atss_assign:ATSSAssigner",

@@ -176,6 +176,7 @@ def small_retinanet(fill_by_name: Callable[[nn.Module], nn.Module]) -> Callable[
 # What the detectors of one stage differ in from the RetinaNet above.
 _ONE_STAGE: dict[str, dict[str, Any]] = {
     "ATSS": {"type": "ATSSHead", "assigner": {"type": "ATSSAssigner", "topk": 9}},
+    "VFNet": {"type": "VFNetHead", "anchor_generator": None, "assigner": {"type": "ATSSAssigner", "topk": 9}},
     "GFL": {"type": "GFLHead", "reg_max": 8, "assigner": {"type": "ATSSAssigner", "topk": 9}},
 }
 

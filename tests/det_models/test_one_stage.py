@@ -10,8 +10,8 @@ import torch
 from det_models.dense_targets import regressed_rows
 
 BOXES = [[10.0, 12.0, 50.0, 60.0], [20.0, 30.0, 90.0, 60.0]]
-METHODS = ("ATSS", "GFL")
-RECORDS = {"ATSS": "atss/atss_", "GFL": "gfl/gfl_"}
+METHODS = ("ATSS", "GFL", "VFNet")
+RECORDS = {"ATSS": "atss/atss_", "GFL": "gfl/gfl_", "VFNet": "vfnet/vfnet_"}
 
 
 @pytest.fixture

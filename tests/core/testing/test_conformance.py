@@ -356,6 +356,7 @@ EXAMPLES = {
     "detector": {
         "models.models.ATSS": lambda _: check_detector(one_stage("ATSS", "ATSSHead"), num_classes=5),
         "models.models.GFL": lambda _: check_detector(one_stage("GFL", "GFLHead", reg_max=8), num_classes=5),
+        "models.models.VFNet": lambda _: check_detector(one_stage("VFNet", "VFNetHead"), num_classes=5),
         "models.models.FCOS": lambda _: check_detector(fcos(), num_classes=5),
         "semi.models.SemiBaseDetector": lambda _: check_detector(
             taught("SemiBaseDetector", detector()), num_classes=5
@@ -422,6 +423,9 @@ EXAMPLES = {
         ),
         "models.models.QualityFocalLoss": lambda _: check_loss(
             {"type": "QualityFocalLoss"}, logits(), logits().flip(0).sigmoid()
+        ),
+        "models.models.VarifocalLoss": lambda _: check_loss(
+            {"type": "VarifocalLoss"}, logits(), logits().flip(0).sigmoid().round()
         ),
         "models.models.FocalLoss": lambda _: check_loss({"type": "FocalLoss"}, logits(), LABELS),
         "models.models.CrossEntropyLoss": lambda _: check_loss(
