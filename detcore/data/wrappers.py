@@ -69,6 +69,9 @@ class DatasetWrapper:
         )
 
 
+_MAY_DIFFER = ("dataset_type",)
+
+
 class ConcatDataset(DatasetWrapper):
     """Data sets one after the other.
 
@@ -76,6 +79,7 @@ class ConcatDataset(DatasetWrapper):
         datasets: The data sets, at least one.
         lazy_init: Read the annotations on first use instead of now.
         ignore_keys: Keys of the meta information that may differ; that of the first data set is taken.
+            ``dataset_type`` always may: it tells a metric the year of VOC.
 
     Raises:
         DataError: The data sets have different classes, or other meta information that is not ignored.
@@ -116,7 +120,7 @@ class ConcatDataset(DatasetWrapper):
         first = self.datasets[0].metainfo
         for number, dataset in enumerate(self.datasets[1:], 1):
             other = dataset.metainfo
-            for key in sorted({*first, *other} - set(self.ignore_keys)):
+            for key in sorted({*first, *other} - {*self.ignore_keys, *_MAY_DIFFER}):
                 if not _equal(first.get(key), other.get(key)):
                     raise DataError(
                         f"ConcatDataset: datasets[0] and datasets[{number}] differ in metainfo {key!r}:\n"

@@ -10,7 +10,10 @@ def detcore_components(components: ComponentTable) -> None:
     """Name this package's components."""
     components.add_many("datasets", {
         "CocoDataset": "det_datasets.coco:CocoDataset",
+        "VOCDataset": "det_datasets.voc:VOCDataset",
+        "XMLDataset": "det_datasets.xml_style:XMLDataset",
     })
     components.add_many("metrics", {
         "CocoMetric": "det_datasets.coco_metric:CocoMetric",
+        "VOCMetric": "det_datasets.voc_metric:VOCMetric",
     })

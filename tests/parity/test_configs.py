@@ -202,7 +202,9 @@ def with_defaults(config):
     """A config of the reference with our scope, and with two of its defaults, which ours write out."""
     filled = {**config, **({"default_scope": "detcore"} if "default_scope" in config else {})}
     defaults = {"auto_scale_lr": {"enable": False}}
-    defaults |= {key: {"format_only": False} for key in ("val_evaluator", "test_evaluator")}
+    for key in ("val_evaluator", "test_evaluator"):
+        if (config.get(key) or {}).get("type") != "VOCMetric":
+            defaults[key] = {"format_only": False}
     for key, default in defaults.items():
         if key in config:
             filled[key] = {**default, **config[key]}

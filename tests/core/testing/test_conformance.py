@@ -198,6 +198,27 @@ def coco(folder):
     }
 
 
+def voc(folder, kind):
+    """The same pictures with an XML file each."""
+    content = json.loads(tiny_coco(folder).read_text())
+    names = {each["id"]: each["name"] for each in content["categories"]}
+    for image in content["images"]:
+        objects = ""
+        for each in content["annotations"]:
+            if each["image_id"] == image["id"]:
+                x, y, w, h = each["bbox"]
+                edges = {"xmin": x + 1, "ymin": y + 1, "xmax": x + w + 1, "ymax": y + h + 1}
+                box = "".join(f"<{edge}>{value}</{edge}>" for edge, value in edges.items())
+                objects += f"<object><name>{names[each['category_id']]}</name><bndbox>{box}</bndbox></object>"
+        stem = Path(image["file_name"]).stem
+        (folder / f"{stem}.xml").write_text(f"<annotation>{objects}</annotation>")
+    (folder / "list.txt").write_text("\n".join(Path(each["file_name"]).stem for each in content["images"]))
+    return {
+        **coco(folder), "type": kind, "ann_file": str(folder / "list.txt"), "img_subdir": "images",
+        "ann_subdir": ".", "data_root": str(folder), "data_prefix": {"sub_data_root": str(folder)},
+    }  # fmt: skip
+
+
 def own_format(folder):
     """The annotations of the manual's own format, which `BaseDetDataset` reads."""
     content = json.loads(tiny_coco(folder).read_text())
@@ -357,6 +378,15 @@ EXAMPLES = {
         "models.models.ATSS": lambda _: check_detector(one_stage("ATSS", "ATSSHead"), num_classes=5),
         "models.models.GFL": lambda _: check_detector(one_stage("GFL", "GFLHead", reg_max=8), num_classes=5),
         "models.models.VFNet": lambda _: check_detector(one_stage("VFNet", "VFNetHead"), num_classes=5),
+        "models.models.FSAF": lambda _: check_detector(
+            one_stage(
+                "FSAF",
+                "FSAFHead",
+                {"type": "CenterRegionAssigner", "pos_scale": 0.4, "neg_scale": 0.7},
+                anchor_generator=None,
+            ),
+            num_classes=5,
+        ),
         "models.models.FCOS": lambda _: check_detector(fcos(), num_classes=5),
         "semi.models.SemiBaseDetector": lambda _: check_detector(
             taught("SemiBaseDetector", detector()), num_classes=5
@@ -434,6 +464,8 @@ EXAMPLES = {
     },
     "dataset": {
         "datasets.datasets.CocoDataset": lambda folder: check_dataset(coco(folder)),
+        "datasets.datasets.VOCDataset": lambda folder: check_dataset(voc(folder, "VOCDataset")),
+        "datasets.datasets.XMLDataset": lambda folder: check_dataset(voc(folder, "XMLDataset")),
         "detcore.datasets.BaseDetDataset": lambda folder: check_dataset(own_format(folder)),
         "detcore.datasets.ClassBalancedDataset": lambda folder: check_dataset(
             {"type": "ClassBalancedDataset", "dataset": coco(folder), "oversample_thr": 0.5}
@@ -524,6 +556,7 @@ EXAMPLES = {
     },
     "metric": {
         "datasets.metrics.CocoMetric": lambda _: check_metric({"type": "CocoMetric"}, num_classes=5),
+        "datasets.metrics.VOCMetric": lambda _: check_metric({"type": "VOCMetric"}, num_classes=5),
         "detcore.metrics.DumpDetResults": lambda folder: check_metric(
             {"type": "DumpDetResults", "out_file_path": f"{folder}/found.pkl"}, **NO_FIGURES
         ),
