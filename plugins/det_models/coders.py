@@ -170,6 +170,57 @@ class DistancePointBBoxCoder(BaseBBoxCoder):
         return clip_boxes(boxes, max_shape) if self.clip_border and max_shape is not None else boxes
 
 
+class TBLRBBoxCoder(BaseBBoxCoder):
+    """Distances of a prior's centre to top, bottom, left and right of its box, in parts of the prior's sides.
+
+    FSAF (Zhu et al. 2019), section 3.1: ``t = (cy - y1) / (h S)``, likewise b, and l and r with the width.
+
+    Args:
+        normalizer: S, one number or one for each of top, bottom, left, right.
+        clip_border: Clip decoded boxes to the picture where ``max_shape`` is given.
+
+    Raises:
+        ValueError: Not one or four numbers.
+    """
+
+    def __init__(self, normalizer: float | Sequence[float] = 4.0, clip_border: bool = True) -> None:
+        each = (normalizer,) * 4 if isinstance(normalizer, int | float) else tuple(normalizer)
+        if len(each) != 4:
+            raise ValueError(f"normalizer is one number or 4 (top, bottom, left, right), got {normalizer}")
+        self.normalizer = tuple(float(value) for value in each)
+        self.clip_border = clip_border
+
+    def encode(self, bboxes: Tensor, gt_bboxes: Tensor) -> Tensor:
+        """Distances from priors to the sides of their boxes, all ``Tensor[..., 4]``; boxes xyxy."""
+        center, _ = _center_size(bboxes)
+        (left, top), (right, bottom) = (
+            side.unbind(-1) for side in (center - gt_bboxes[..., :2], gt_bboxes[..., 2:] - center)
+        )
+        return torch.stack((top, bottom, left, right), dim=-1) / self._units(bboxes)
+
+    def decode(self, bboxes: Tensor, pred_bboxes: Tensor, max_shape: MaxShape | None = None) -> Tensor:
+        """Boxes around the centres of priors.
+
+        Args:
+            bboxes: Priors ``Tensor[..., 4]``, xyxy, absolute pixels.
+            pred_bboxes: ``Tensor[..., 4]``, encoded distances to top, bottom, left, right.
+            max_shape: (height, width) to clip to; one for all or, for ``Tensor[B, N, 4]``, one an image.
+
+        Returns:
+            ``Tensor[..., 4]``, xyxy, absolute pixels.
+        """
+        center, _ = _center_size(bboxes)
+        x, y = center.unbind(-1)
+        top, bottom, left, right = (pred_bboxes * self._units(bboxes)).unbind(-1)
+        boxes = torch.stack((x - left, y - top, x + right, y + bottom), dim=-1)
+        return clip_boxes(boxes, max_shape) if self.clip_border and max_shape is not None else boxes
+
+    def _units(self, bboxes: Tensor) -> Tensor:
+        """Pixels that the four distances are in parts of, ``Tensor[..., 4]``."""
+        width, height = _center_size(bboxes)[1].unbind(-1)
+        return torch.stack((height, height, width, width), dim=-1) * host_tensor(self.normalizer, bboxes)
+
+
 def clip_boxes(boxes: Tensor, max_shape: MaxShape) -> Tensor:
     """Clip boxes to their pictures.
 

@@ -30,6 +30,8 @@ def detcore_components(components: ComponentTable) -> None:
         "FCOS": "det_models.fcos:FCOS",
         "FCOSHead": "det_models.fcos:FCOSHead",
         "FPN": "det_models.fpn:FPN",
+        "FSAF": "det_models.fsaf:FSAF",
+        "FSAFHead": "det_models.fsaf:FSAFHead",
         "FastRCNN": "det_models.fast_rcnn:FastRCNN",
         "FasterRCNN": "det_models.faster_rcnn:FasterRCNN",
         "FocalLoss": "det_models.losses.focal:FocalLoss",
@@ -59,6 +61,7 @@ def detcore_components(components: ComponentTable) -> None:
         "ATSSAssigner": "det_models.atss_assign:ATSSAssigner",
         "AnchorGenerator": "det_models.anchors:AnchorGenerator",
         "BboxOverlaps2D": "det_models.overlaps:BboxOverlaps2D",
+        "CenterRegionAssigner": "det_models.center_region_assign:CenterRegionAssigner",
         "CombinedSampler": "det_models.samplers_balanced:CombinedSampler",
         "DeltaXYWHBBoxCoder": "det_models.coders:DeltaXYWHBBoxCoder",
         "DistancePointBBoxCoder": "det_models.coders:DistancePointBBoxCoder",
@@ -70,4 +73,5 @@ def detcore_components(components: ComponentTable) -> None:
         "PseudoBBoxCoder": "det_models.coders:PseudoBBoxCoder",
         "PseudoSampler": "det_models.samplers:PseudoSampler",
         "RandomSampler": "det_models.samplers:RandomSampler",
+        "TBLRBBoxCoder": "det_models.coders:TBLRBBoxCoder",
     })

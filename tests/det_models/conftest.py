@@ -177,17 +177,22 @@ def small_retinanet(fill_by_name: Callable[[nn.Module], nn.Module]) -> Callable[
 _ONE_STAGE: dict[str, dict[str, Any]] = {
     "ATSS": {"type": "ATSSHead", "assigner": {"type": "ATSSAssigner", "topk": 9}},
     "VFNet": {"type": "VFNetHead", "anchor_generator": None, "assigner": {"type": "ATSSAssigner", "topk": 9}},
+    "FSAF": {
+        "type": "FSAFHead",
+        "anchor_generator": None,
+        "assigner": {"type": "CenterRegionAssigner", "pos_scale": 0.4, "neg_scale": 0.7, "min_pos_iof": 0.01},
+    },
     "GFL": {"type": "GFLHead", "reg_max": 8, "assigner": {"type": "ATSSAssigner", "topk": 9}},
 }
 
 
 @pytest.fixture
 def one_stage(fill_by_name: Callable[[nn.Module], nn.Module]) -> Callable[..., Any]:
-    """``one_stage(detector, **arguments of its head)``: it, with 3 classes and a few thousand weights."""
+    """``one_stage(detector, **arguments of its head or assigner=...)``, of a few thousand weights."""
 
     def make(detector: str, **arguments: Any) -> Any:
         cfg, own = _small_config(), dict(_ONE_STAGE[detector])
-        assigner = own.pop("assigner", None)
+        assigner = arguments.pop("assigner", own.pop("assigner", None))
         cfg["train_cfg"] = assigner and {**cfg["train_cfg"], "assigner": assigner}
         norm = {"type": "GN", "num_groups": 4}
         cfg["bbox_head"] = {**cfg["bbox_head"], "norm_cfg": norm, **own, **arguments}

@@ -10,8 +10,8 @@ import torch
 from det_models.dense_targets import regressed_rows
 
 BOXES = [[10.0, 12.0, 50.0, 60.0], [20.0, 30.0, 90.0, 60.0]]
-METHODS = ("ATSS", "GFL", "VFNet")
-RECORDS = {"ATSS": "atss/atss_", "GFL": "gfl/gfl_", "VFNet": "vfnet/vfnet_"}
+METHODS = ("ATSS", "GFL", "VFNet", "FSAF")
+RECORDS = {"FSAF": "fsaf/fsaf_", "ATSS": "atss/atss_", "GFL": "gfl/gfl_", "VFNet": "vfnet/vfnet_"}
 
 
 @pytest.fixture
@@ -102,7 +102,8 @@ def test_losses_are_averaged_over_what_counts_on_all_ranks(method, one_stage, im
     monkeypatch.setattr(distributed, "all_reduce", lambda value: value.mul_(4))  # the other has thrice ours
     got = values(model(images, samples, mode="loss"))
     for name, value in want.items():
-        torch.testing.assert_close(got[name], value / 2, msg=name)
+        if "loss" in name:  # others are for the log
+            torch.testing.assert_close(got[name], value / 2, msg=name)
 
 
 @pytest.mark.parametrize("method", METHODS)
