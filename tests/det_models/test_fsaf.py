@@ -57,27 +57,22 @@ def plain(truth, pos_scale, neg_scale, ignored=(), dominate=False):
     for place, prior in enumerate(PRIORS):
         x, y = (prior[0] + prior[2]) / 2, (prior[1] + prior[3]) / 2
         inside = [x1 < x < x2 and y1 < y < y2 for x1, y1, x2, y2 in boxes]
-        core = [
-            n
-            for n, box in enumerate(boxes)
-            if inside[n] and part_of(prior, middle_part(box, pos_scale)) > 0.01
-        ]
-        outer = [n for n, box in enumerate(boxes) if part_of(prior, middle_part(box, neg_scale)) > 0.01]
+        core, outer = (
+            [n for n, box in enumerate(boxes) if part_of(prior, middle_part(box, scale)) > 0.01]
+            for scale in (pos_scale, neg_scale)
+        )
+        core = [n for n in core if inside[n]]
         area = {n: (boxes[n][2] - boxes[n][0]) * (boxes[n][3] - boxes[n][1]) for n in core}
         owner = min(area, key=area.get) + 1 if area else 0
+        around = {labels[n] for n in {*core, *outer} if n + 1 != owner}
         if any(x1 < x < x2 and y1 < y < y2 for x1, y1, x2, y2 in ignored):
-            owner_or_none, dropped = -1, owner
-        else:
-            owner_or_none, dropped = owner, owner
-        around = {
-            labels[n] for n in {*core, *outer} if n + 1 != dropped and (n not in core or n + 1 != dropped)
-        }
-        if owner_or_none > 0 and labels[owner_or_none - 1] in around:
+            owner = -1
+        if owner > 0 and labels[owner - 1] in around:
             if dominate:
-                around.discard(labels[owner_or_none - 1])
+                around.discard(labels[owner - 1])
             else:
-                owner_or_none = 0
-        owners.append(owner_or_none)
+                owner = 0
+        owners.append(owner)
         shadows |= {(place, label) for label in around}
     return owners, shadows
 
@@ -146,10 +141,7 @@ def test_each_object_is_learnt_by_the_level_that_answers_best(one_stage, images,
             for place in range(len(priors)):
                 number = int(matches[image, start + place]) - 1
                 label = int(truth.labels[image, number]) if number >= 0 else 3
-                hidden = {
-                    int(truth.labels[image, n])
-                    for n in torch.nonzero(shadows[image, start + place]).flatten()
-                }
+                hidden = set(truth.labels[image][shadows[image, start + place]].tolist())
                 classes = []
                 for k, p in enumerate(logits[place]):
                     loss = (
