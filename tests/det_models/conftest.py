@@ -182,6 +182,11 @@ _ONE_STAGE: dict[str, dict[str, Any]] = {
         "anchor_generator": None,
         "assigner": {"type": "CenterRegionAssigner", "pos_scale": 0.4, "neg_scale": 0.7, "min_pos_iof": 0.01},
     },
+    "FOVEA": {
+        "type": "FoveaHead",
+        "strides": (8, 16, 32, 64, 128),
+        "scale_ranges": ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048)),
+    },
     "GFL": {"type": "GFLHead", "reg_max": 8, "assigner": {"type": "ATSSAssigner", "topk": 9}},
 }
 

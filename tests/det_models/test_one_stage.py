@@ -10,8 +10,14 @@ import torch
 from det_models.dense_targets import regressed_rows
 
 BOXES = [[10.0, 12.0, 50.0, 60.0], [20.0, 30.0, 90.0, 60.0]]
-METHODS = ("ATSS", "GFL", "VFNet", "FSAF")
-RECORDS = {"FSAF": "fsaf/fsaf_", "ATSS": "atss/atss_", "GFL": "gfl/gfl_", "VFNet": "vfnet/vfnet_"}
+RECORDS = {
+    "ATSS": "atss/atss_",
+    "GFL": "gfl/gfl_",
+    "VFNet": "vfnet/vfnet_",
+    "FSAF": "fsaf/fsaf_",
+    "FOVEA": "foveabox/fovea_",
+}
+METHODS = tuple(RECORDS)
 
 
 @pytest.fixture

@@ -135,6 +135,12 @@ def one_stage(kind, head, assigner=None, **arguments):
     return model
 
 
+def fovea():
+    model = one_stage("FOVEA", "FoveaHead", with_deform=True, strides=(8, 16, 32, 64, 128))
+    del model["train_cfg"], model.bbox_head["anchor_generator"]
+    return model
+
+
 REGION = {"score_thr": 0.0, "nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 20}
 PROPOSALS = {"nms_pre": 60, "max_per_img": 30, "nms": {"type": "nms", "iou_threshold": 0.7}}
 
@@ -387,6 +393,7 @@ EXAMPLES = {
             ),
             num_classes=5,
         ),
+        "models.models.FOVEA": lambda _: check_detector(fovea(), num_classes=5),
         "models.models.FCOS": lambda _: check_detector(fcos(), num_classes=5),
         "semi.models.SemiBaseDetector": lambda _: check_detector(
             taught("SemiBaseDetector", detector()), num_classes=5
