@@ -217,6 +217,13 @@ def pyramid_anchors() -> AnchorGenerator:
     return AnchorGenerator(scales=[8, 16, 32], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64])
 
 
+def retina_anchors() -> AnchorGenerator:
+    """Three shapes, three sizes an octave at each cell of strides 8 to 128 (RetinaNet, section 4)."""
+    return AnchorGenerator(
+        strides=[8, 16, 32, 64, 128], ratios=[0.5, 1.0, 2.0], octave_base_scale=4, scales_per_octave=3
+    )
+
+
 def square_anchors(
     strides: Sequence[int] = (8, 16, 32, 64, 128), center_offset: float = 0.0
 ) -> AnchorGenerator:

@@ -37,6 +37,7 @@ def detcore_components(components: ComponentTable) -> None:
         "FasterRCNN": "det_models.faster_rcnn:FasterRCNN",
         "FocalLoss": "det_models.losses.focal:FocalLoss",
         "FoveaHead": "det_models.foveabox:FoveaHead",
+        "FreeAnchorRetinaHead": "det_models.free_anchor:FreeAnchorRetinaHead",
         "GFL": "det_models.gfl:GFL",
         "GFLHead": "det_models.gfl:GFLHead",
         "GIoULoss": "det_models.losses.iou:GIoULoss",

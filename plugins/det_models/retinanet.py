@@ -13,12 +13,13 @@ Both sums are divided by the number of anchors with an object. The last layer's 
 class has the probability pi = 0.01 (section 3.3), otherwise the backgrounds would drown all else in the
 first steps.
 """
+
 import itertools
 from typing import Annotated
 
 from torch import Tensor, nn
 
-from det_models.anchors import AnchorGenerator
+from det_models.anchors import AnchorGenerator, retina_anchors
 from det_models.coders import BaseBBoxCoder, DeltaXYWHBBoxCoder
 from det_models.dense import DenseHead
 from det_models.dense_cfg import DenseTestCfg, DenseTrainCfg
@@ -87,7 +88,7 @@ class RetinaHead(DenseHead):
         self.set_up(
             num_classes,
             in_channels,
-            prior_generator=anchor_generator or _paper_anchors(),
+            prior_generator=anchor_generator or retina_anchors(),
             bbox_coder=bbox_coder or DeltaXYWHBBoxCoder(),
             loss_cls=loss_cls or FocalLoss(),
             loss_bbox=loss_bbox or L1Loss(),
@@ -126,10 +127,3 @@ class RetinaHead(DenseHead):
         for conv in self.reg_convs:
             reg_feature = conv(reg_feature)
         return self.retina_cls(cls_feature), self.retina_reg(reg_feature)
-
-
-def _paper_anchors() -> AnchorGenerator:
-    """Section 4, 'Anchors': sides from 32 to 512 pixels and two more sizes in each octave."""
-    return AnchorGenerator(
-        strides=[8, 16, 32, 64, 128], ratios=[0.5, 1.0, 2.0], octave_base_scale=4, scales_per_octave=3
-    )

@@ -187,6 +187,7 @@ _ONE_STAGE: dict[str, dict[str, Any]] = {
         "strides": (8, 16, 32, 64, 128),
         "scale_ranges": ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048)),
     },
+    "FreeAnchor": {"detector": "RetinaNet", "type": "FreeAnchorRetinaHead", "pre_anchor_topk": 20},
     "GFL": {"type": "GFLHead", "reg_max": 8, "assigner": {"type": "ATSSAssigner", "topk": 9}},
 }
 
@@ -199,9 +200,9 @@ def one_stage(fill_by_name: Callable[[nn.Module], nn.Module]) -> Callable[..., A
         cfg, own = _small_config(), dict(_ONE_STAGE[detector])
         assigner = arguments.pop("assigner", own.pop("assigner", None))
         cfg["train_cfg"] = assigner and {**cfg["train_cfg"], "assigner": assigner}
-        norm = {"type": "GN", "num_groups": 4}
+        kind, norm = own.pop("detector", detector), {"type": "GN", "num_groups": 4}
         cfg["bbox_head"] = {**cfg["bbox_head"], "norm_cfg": norm, **own, **arguments}
-        return fill_by_name(MODELS.build({**cfg, "type": own.pop("detector", detector)}))
+        return fill_by_name(MODELS.build({**cfg, "type": kind}))
 
     return make
 

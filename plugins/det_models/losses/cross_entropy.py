@@ -1,4 +1,5 @@
 """Cross entropy: of exclusive classes (softmax), of independent ones (sigmoid), of masks."""
+
 from collections.abc import Sequence
 
 import torch
@@ -132,6 +133,15 @@ def binary_cross_entropy(
         logits, target.to(logits.dtype), pos_weight=class_weight, reduction="none"
     )
     return weight_reduce_loss(loss, weight, reduction, avg_factor)
+
+
+def entropy_of_probs(prob: Tensor, target: Tensor) -> Tensor:
+    """Binary cross entropy of each probability (after its sigmoid) with its target in 0..1, both ``[...]``.
+
+    Logarithms end at -100. Autocast would refuse this form, in whatever precision its numbers are.
+    """
+    with torch.autocast(prob.device.type, enabled=False):
+        return F.binary_cross_entropy(prob, target, reduction="none")
 
 
 def mask_cross_entropy(

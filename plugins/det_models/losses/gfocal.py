@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from det_models.losses.cross_entropy import entropy_of_probs
 from det_models.losses.reduce import at_least_float32, pick_reduction, weight_reduce_loss
 
 # Labels and how good the box of each is; or the targets themselves.
@@ -25,9 +26,7 @@ def quality_focal_loss(pred: Tensor, target: Tensor, beta: float = 2.0, *, activ
         ``Tensor[...]`` of the same shape.
     """
     if activated:
-        with torch.autocast(pred.device.type, enabled=False):  # which refuses this entropy, in any precision
-            entropy = F.binary_cross_entropy(pred, target, reduction="none")
-        prob = pred
+        entropy, prob = entropy_of_probs(pred, target), pred
     else:
         entropy = F.binary_cross_entropy_with_logits(pred, target, reduction="none")
         prob = pred.sigmoid()
