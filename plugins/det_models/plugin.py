@@ -40,6 +40,8 @@ def detcore_components(components: ComponentTable) -> None:
         "FreeAnchorRetinaHead": "det_models.free_anchor:FreeAnchorRetinaHead",
         "GFL": "det_models.gfl:GFL",
         "GFLHead": "det_models.gfl:GFLHead",
+        "GHMC": "det_models.losses.ghm:GHMC",
+        "GHMR": "det_models.losses.ghm:GHMR",
         "GIoULoss": "det_models.losses.iou:GIoULoss",
         "IoULoss": "det_models.losses.iou:IoULoss",
         "L1Loss": "det_models.losses.smooth_l1:L1Loss",

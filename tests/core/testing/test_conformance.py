@@ -318,6 +318,20 @@ def check_regions(cfg, *features):
         assert all(each.isfinite().all() for each in outputs(head, 6))
 
 
+def check_harmonised(cfg):
+    """A loss that divides by what it counts itself: finite, gradients, nothing where nothing counts."""
+    loss, pred = MODELS.build(cfg), logits((6, 4)).requires_grad_()
+    target, weight = logits((6, 4)).flip(0).sigmoid(), torch.ones(6, 4)
+    each = loss(pred, target, weight, reduction_override="none")
+    assert each.shape == pred.shape
+    assert torch.allclose(loss(pred, target, weight), each.mean())
+    assert torch.allclose(loss(pred, target, weight, avg_factor=7.0), each.mean())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss(pred, target, weight).backward()
+    assert pred.grad.isfinite().all()
+    assert loss(pred, target, weight * 0) == loss(pred[:0], target[:0], weight[:0]) == 0
+
+
 def check_extractor(cfg, channels):
     """Features of regions: of the image that they name, none for none, and every map may be asked for."""
     layer = MODELS.build(cfg)
@@ -464,6 +478,10 @@ EXAMPLES = {
         "models.models.VarifocalLoss": lambda _: check_loss(
             {"type": "VarifocalLoss"}, logits(), logits().flip(0).sigmoid().round()
         ),
+        **{  # they average by themselves, over what counts
+            f"models.models.{name}": partial(lambda _, name: check_harmonised({"type": name}), name=name)
+            for name in ("GHMC", "GHMR")
+        },
         "models.models.FocalLoss": lambda _: check_loss({"type": "FocalLoss"}, logits(), LABELS),
         "models.models.CrossEntropyLoss": lambda _: check_loss(
             {"type": "CrossEntropyLoss"}, logits((6, 6)), LABELS
