@@ -130,25 +130,45 @@ class SingleRoIExtractor(BaseRoIExtractor):
             return pooled
         order = torch.argsort(levels, stable=True)
         parts = rois[order].split(torch.bincount(levels, minlength=self.num_inputs).tolist())
-        pooled = torch.cat(
-            [layer(feature, part) for layer, feature, part in zip(self.roi_layers, feats, parts, strict=True)]
-        )
-        reordered: Tensor = _Reordered.apply(pooled, order)
-        return reordered
+        levels_of = zip(self.roi_layers, feats, parts, strict=True)
+        placed: Tensor = _Placed.apply(order, *(layer(feature, part) for layer, feature, part in levels_of))
+        return placed
 
 
-class _Reordered(torch.autograd.Function):
-    """Rows ``Tensor[K, ...]`` put where ``order`` says: row i to place ``order[i]``.
+class _Placed(torch.autograd.Function):
+    """Rows of several tensors ``Tensor[K_i, ...]``, one after the other row i put to place ``order[i]``.
 
-    The gradient is gathered, as the rows are: torch would add it up, not knowing that no place comes twice.
+    Each row is copied once, without a tensor of them all in between. The gradient is gathered, as the rows
+    are: torch would add it up, not knowing that no place comes twice.
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, order: Tensor) -> Tensor:
+    def forward(ctx: Any, order: Tensor, *parts: Tensor) -> Tensor:
         ctx.save_for_backward(order)
-        return rows[torch.argsort(order)]
+        ctx.counts = [len(part) for part in parts]
+        last = all(_is_channels_last(part) for part in parts)
+        placed = torch.empty(
+            (len(order), *parts[0].shape[1:]), dtype=parts[0].dtype, device=parts[0].device,
+            memory_format=torch.channels_last if last else torch.contiguous_format,
+        )  # fmt: skip
+        for places, part in zip(order.split(ctx.counts), parts, strict=True):
+            _as_rows(placed, last).index_copy_(0, places, _as_rows(part, last))
+        return placed
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (order,) = ctx.saved_tensors
-        return grad[order], None
+        last = _is_channels_last(grad)
+        rows, (channels, height, width) = _as_rows(grad, last), grad.shape[1:]
+        shape = (-1, height, width, channels) if last else (-1, channels, height, width)
+        parts = [rows[places].view(shape) for places in order.split(ctx.counts)]
+        return None, *(part.permute(0, 3, 1, 2) if last else part for part in parts)
+
+
+def _is_channels_last(maps: Tensor) -> bool:
+    return maps.is_contiguous(memory_format=torch.channels_last)
+
+
+def _as_rows(maps: Tensor, channels_last: bool) -> Tensor:
+    """``Tensor[K, C * h * w]`` that shares the memory of ``Tensor[K, C, h, w]``, in that memory's order."""
+    return (maps.permute(0, 2, 3, 1) if channels_last else maps).flatten(1)
