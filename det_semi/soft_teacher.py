@@ -160,9 +160,10 @@ class SoftTeacher(SemiBaseDetector):
         rois = bbox2roi([result.priors for result in sampled])
         cls_score = roi_head._bbox_forward(x, rois)["cls_score"]
         labels, weights, *_ = roi_head.bbox_head.get_targets(sampled, roi_head.train_cfg)
-        regions = [result.priors for result in sampled]
-        belief = self.background_belief(regions, batch_data_samples, batch_info)
-        weights = torch.where(labels == roi_head.bbox_head.num_classes, belief.to(weights.dtype), weights)
+        background = [result.neg_priors for result in sampled]
+        belief = self.background_belief(background, batch_data_samples, batch_info).to(weights.dtype)
+        # Of each image the positives come first, then the background, which `belief` has in the same order.
+        weights = weights.masked_scatter(labels == roi_head.bbox_head.num_classes, belief)
         losses: Losses = roi_head.bbox_head.loss(cls_score, None, rois, labels, weights)
         # The head divides by the number of regions; the weights are to sum to one.
         losses["loss_cls"] = losses["loss_cls"] * len(weights) / weights.sum().clamp(min=1.0)
