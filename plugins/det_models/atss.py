@@ -16,7 +16,7 @@ anchors with an object, boxes by the sum of their weights. In predictions the ce
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ from det_models.points import centers_of
 from det_models.scale import Scale
 from det_models.towers import conv_tower, each_level
 from det_models.truth import GroundTruth
-from detcore.nn import ModuleList
+from detcore.nn import ModuleList, Sequential
 from detcore.nn.base_module import DeferredInit
 from detcore.nn.build import ConvCfg, NormCfg
 from detcore.registry import MODELS, TASK_UTILS
@@ -77,6 +77,13 @@ class ATSSHead(DenseHead):
         train_cfg: How to match anchors with ground truth.
         test_cfg: How to turn predictions into boxes.
     """
+
+    cls_convs: Sequential
+    reg_convs: Sequential
+    atss_cls: nn.Conv2d
+    atss_reg: nn.Conv2d
+    atss_centerness: nn.Conv2d
+    scales: ModuleList
 
     def __init__(
         self,
@@ -119,16 +126,7 @@ class ATSSHead(DenseHead):
 
     def _init_layers(self) -> None:
         """Make the layers; a head of a user's own may make others."""
-        tower = (self.in_channels, self.feat_channels, self.stacked_convs, self.conv_cfg, self.norm_cfg)
-        self.cls_convs, self.reg_convs = conv_tower(*tower), conv_tower(*tower)
-        channels = self.feat_channels if self.stacked_convs else self.in_channels
-        kernel, padding = self.pred_kernel_size, self.pred_kernel_size // 2
-        num_scores = self.num_base_priors * self.cls_out_channels
-        num_offsets = self.num_base_priors * self.bbox_coder.encode_size
-        self.atss_cls = nn.Conv2d(channels, num_scores, kernel, padding=padding)
-        self.atss_reg = nn.Conv2d(channels, num_offsets, kernel, padding=padding)
-        self.atss_centerness = nn.Conv2d(channels, self.num_base_priors, kernel, padding=padding)
-        self.scales = ModuleList(Scale() for _ in range(self.prior_generator.num_levels))
+        add_atss_layers(self)
 
     def forward(self, x: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
         """Class logits, encoded boxes and logits of the centerness, a list of each.
@@ -224,3 +222,17 @@ class ATSSHead(DenseHead):
         across = torch.minimum(left, right) / torch.maximum(left, right)
         along = torch.minimum(top, bottom) / torch.maximum(top, bottom)
         return (across * along).sqrt()
+
+
+def add_atss_layers(head: Any) -> None:
+    """Give a head with ATSS's arguments its layers, under their names: for PAA's, too."""
+    tower = (head.in_channels, head.feat_channels, head.stacked_convs, head.conv_cfg, head.norm_cfg)
+    head.cls_convs, head.reg_convs = conv_tower(*tower), conv_tower(*tower)
+    channels = head.feat_channels if head.stacked_convs else head.in_channels
+    kernel, padding = head.pred_kernel_size, head.pred_kernel_size // 2
+    num_scores = head.num_base_priors * head.cls_out_channels
+    num_offsets = head.num_base_priors * head.bbox_coder.encode_size
+    head.atss_cls = nn.Conv2d(channels, num_scores, kernel, padding=padding)
+    head.atss_reg = nn.Conv2d(channels, num_offsets, kernel, padding=padding)
+    head.atss_centerness = nn.Conv2d(channels, head.num_base_priors, kernel, padding=padding)
+    head.scales = ModuleList(Scale() for _ in range(head.prior_generator.num_levels))

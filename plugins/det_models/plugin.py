@@ -46,6 +46,8 @@ def detcore_components(components: ComponentTable) -> None:
         "IoULoss": "det_models.losses.iou:IoULoss",
         "L1Loss": "det_models.losses.smooth_l1:L1Loss",
         "MaskRCNN": "det_models.mask_rcnn:MaskRCNN",
+        "PAA": "det_models.paa:PAA",
+        "PAAHead": "det_models.paa:PAAHead",
         "QualityFocalLoss": "det_models.losses.gfocal:QualityFocalLoss",
         "RPN": "det_models.rpn:RPN",
         "RPNHead": "det_models.rpn:RPNHead",

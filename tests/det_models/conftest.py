@@ -188,6 +188,10 @@ _ONE_STAGE: dict[str, dict[str, Any]] = {
         "scale_ranges": ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048)),
     },
     "FreeAnchor": {"detector": "RetinaNet", "type": "FreeAnchorRetinaHead", "pre_anchor_topk": 20},
+    "PAA": {
+        "type": "PAAHead",
+        "assigner": {"type": "MaxIoUAssigner", "pos_iou_thr": 0.1, "neg_iou_thr": 0.1, "min_pos_iou": 0},
+    },
     "GFL": {"type": "GFLHead", "reg_max": 8, "assigner": {"type": "ATSSAssigner", "topk": 9}},
 }
 

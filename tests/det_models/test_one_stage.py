@@ -16,6 +16,7 @@ RECORDS = {
     "VFNet": "vfnet/vfnet_",
     "FSAF": "fsaf/fsaf_",
     "FOVEA": "foveabox/fovea_",
+    "PAA": "paa/paa_",
     "FreeAnchor": "free_anchor/freeanchor_",
 }
 METHODS = tuple(RECORDS)

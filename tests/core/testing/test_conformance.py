@@ -407,6 +407,9 @@ EXAMPLES = {
             ),
             num_classes=5,
         ),
+        "models.models.PAA": lambda _: check_detector(
+            one_stage("PAA", "PAAHead", matched_by_overlap(0.1)), num_classes=5
+        ),
         "models.models.FOVEA": lambda _: check_detector(fovea(), num_classes=5),
         "models.models.FCOS": lambda _: check_detector(fcos(), num_classes=5),
         "semi.models.SemiBaseDetector": lambda _: check_detector(
