@@ -226,6 +226,7 @@ def detcore_components(components: ComponentTable) -> None:
         "Posterize": "detcore.data.transforms.color:Posterize",
         "ProposalBroadcaster": "detcore.data.transforms.proposals:ProposalBroadcaster",
         "RandAugment": "detcore.data.transforms.auto_augment:RandAugment",
+        "RandomAffine": "detcore.data.transforms.affine:RandomAffine",
         "RandomApply": "detcore.data.transforms.compose:RandomApply",
         "RandomChoice": "detcore.data.transforms.compose:RandomChoice",
         "RandomChoiceResize": "detcore.data.transforms.resize:RandomChoiceResize",

@@ -15,6 +15,7 @@ from detcore.nn.build import (
 from detcore.nn.checkpointing import checkpointed
 from detcore.nn.conv_module import ConvModule
 from detcore.nn.conv_ws import ConvWS2d
+from detcore.nn.csp import ChannelAttention, CSPLayer, CSPNeXtBlock, DarknetBottleneck
 from detcore.nn.deform_conv import (
     DeformConv2d,
     DeformConv2dPack,
@@ -37,8 +38,12 @@ from detcore.nn.initializers import initialize
 
 __all__ = [
     "BaseModule",
+    "CSPLayer",
+    "CSPNeXtBlock",
+    "ChannelAttention",
     "ConvModule",
     "ConvWS2d",
+    "DarknetBottleneck",
     "DeformConv2d",
     "DeformConv2dPack",
     "DepthwiseSeparableConvModule",

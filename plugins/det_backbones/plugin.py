@@ -9,6 +9,8 @@ DETCORE_API = 1
 def detcore_components(components: ComponentTable) -> None:
     """Name this package's components."""
     components.add_many("models", {
+        "CSPDarknet": "det_backbones.csp_darknet:CSPDarknet",
+        "CSPNeXt": "det_backbones.cspnext:CSPNeXt",
         "ResLayer": "det_backbones.shared_head:ResLayer",
         "ResNeXt": "det_backbones.resnext:ResNeXt",
         "ResNet": "det_backbones.resnet:ResNet",

@@ -13,8 +13,10 @@ def detcore_components(components: ComponentTable) -> None:
         "ATSSHead": "det_models.atss:ATSSHead",
         "BBoxHead": "det_models.bbox_heads:BBoxHead",
         "BatchFixedSizePad": "det_models.batch_augments:BatchFixedSizePad",
+        "BatchSyncRandomResize": "det_models.batch_augments:BatchSyncRandomResize",
         "BoundedIoULoss": "det_models.losses.iou:BoundedIoULoss",
         "CIoULoss": "det_models.losses.iou:CIoULoss",
+        "CSPNeXtPAFPN": "det_models.csp_pafpn:CSPNeXtPAFPN",
         "CascadeRCNN": "det_models.cascade_rcnn:CascadeRCNN",
         "CascadeRoIHead": "det_models.cascade_rcnn:CascadeRoIHead",
         "ConvFCBBoxHead": "det_models.conv_fc_heads:ConvFCBBoxHead",
@@ -63,6 +65,9 @@ def detcore_components(components: ComponentTable) -> None:
         "VFNet": "det_models.vfnet:VFNet",
         "VFNetHead": "det_models.vfnet:VFNetHead",
         "VarifocalLoss": "det_models.losses.varifocal:VarifocalLoss",
+        "YOLOX": "det_models.yolox:YOLOX",
+        "YOLOXHead": "det_models.yolox:YOLOXHead",
+        "YOLOXPAFPN": "det_models.csp_pafpn:YOLOXPAFPN",
     })
     components.add_many("task_utils", {
         "ATSSAssigner": "det_models.atss_assign:ATSSAssigner",
@@ -80,5 +85,6 @@ def detcore_components(components: ComponentTable) -> None:
         "PseudoBBoxCoder": "det_models.coders:PseudoBBoxCoder",
         "PseudoSampler": "det_models.samplers:PseudoSampler",
         "RandomSampler": "det_models.samplers:RandomSampler",
+        "SimOTAAssigner": "det_models.simota:SimOTAAssigner",
         "TBLRBBoxCoder": "det_models.coders:TBLRBBoxCoder",
     })

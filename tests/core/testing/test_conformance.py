@@ -101,6 +101,15 @@ def fcos():
     return model
 
 
+def yolox():
+    model = Config.fromfile("detcore::yolox/yolox_nano_8xb8-300e_coco.py").model
+    model.data_preprocessor.batch_augments = None
+    model.backbone.update(widen_factor=0.125)
+    model.neck.update(in_channels="auto", out_channels=16)
+    model.bbox_head.update(num_classes=5, in_channels=16, feat_channels=16)
+    return model
+
+
 def taught(kind, model):
     """A teacher and a student that make a batch with branches of a plain one: both views are the image."""
     of_kind = MODELS.get(f"semi.{kind}")
@@ -353,6 +362,13 @@ RESIZE = {"type": "Resize", "scale": (80, 60), "keep_ratio": True}
 
 EXAMPLES = {
     "network": {
+        "backbones.models.CSPDarknet": lambda _: [
+            check_backbone({"type": "CSPDarknet", "deepen_factor": 0.33, "widen_factor": 0.125, **options})
+            for options in ({}, {"use_depthwise": True, "out_indices": (0, 1, 2, 3, 4)})
+        ],
+        "backbones.models.CSPNeXt": lambda _: check_backbone(
+            {"type": "CSPNeXt", "deepen_factor": 0.33, "widen_factor": 0.125}
+        ),
         "backbones.models.ResLayer": lambda _: check_regions_head(
             {"type": "ResLayer", "depth": 18, "stage": 1}, in_channels=64
         ),
@@ -372,6 +388,15 @@ EXAMPLES = {
         "backbones.models.ResNetV1d": lambda _: check_backbone(
             {"type": "ResNetV1d", "depth": 18, "base_channels": 16, "stem_channels": 16}
         ),
+        **{
+            f"models.models.{name}": partial(
+                lambda _, name: check_neck(
+                    {"type": name, "out_channels": 8, "num_csp_blocks": 1}, in_channels=[4, 8, 16, 32]
+                ),
+                name=name,
+            )
+            for name in ("CSPNeXtPAFPN", "YOLOXPAFPN")
+        },
         "models.models.FPN": lambda _: check_neck(
             {"type": "FPN", "in_channels": "auto", "out_channels": 8, "num_outs": 5},
             in_channels=[8, 16, 32, 64],
@@ -419,6 +444,7 @@ EXAMPLES = {
             taught("SoftTeacher", two_stages("FasterRCNN")), num_classes=5
         ),
         "models.models.RetinaNet": lambda _: check_detector(detector(), num_classes=5),
+        "models.models.YOLOX": lambda _: check_detector(yolox(), num_classes=5),
         "models.models.RPN": lambda _: check_detector(rpn(), num_classes=5),
         "models.models.FasterRCNN": lambda _: check_detector(two_stages("FasterRCNN"), num_classes=5),
         "models.models.FastRCNN": lambda _: check_detector(
@@ -544,6 +570,7 @@ EXAMPLES = {
                 {"type": "RandomChoice", "transforms": [[RESIZE], [{"type": "RandomFlip", "prob": 1.0}]]},
                 {"type": "RandomChoiceResize", "scales": [(40, 40), (90, 60)]},
                 {"type": "RandomCrop", "crop_size": (30, 30), "allow_negative_crop": True},
+                {"type": "RandomAffine", "border": (-10, 4)},
                 {"type": "RandomErasing", "n_patches": (1, 5), "ratio": (0.1, 0.6)},
                 {"type": "RandomFlip", "prob": 0.5, "direction": ["horizontal", "vertical"]},
                 {"type": "RandomOrder", "transforms": [RESIZE, {"type": "RandomFlip", "prob": 0.5}]},
