@@ -11,8 +11,10 @@ def detcore_components(components: ComponentTable) -> None:
     components.add_many("models", {
         "CSPDarknet": "det_backbones.csp_darknet:CSPDarknet",
         "CSPNeXt": "det_backbones.cspnext:CSPNeXt",
+        "MobileNetV2": "det_backbones.mobilenet:MobileNetV2",
         "ResLayer": "det_backbones.shared_head:ResLayer",
         "ResNeXt": "det_backbones.resnext:ResNeXt",
         "ResNet": "det_backbones.resnet:ResNet",
         "ResNetV1d": "det_backbones.resnet:ResNetV1d",
+        "SSDVGG": "det_backbones.vgg:SSDVGG",
     })

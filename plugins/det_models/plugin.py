@@ -55,6 +55,8 @@ def detcore_components(components: ComponentTable) -> None:
         "RPNHead": "det_models.rpn:RPNHead",
         "RetinaHead": "det_models.retinanet:RetinaHead",
         "RetinaNet": "det_models.retinanet:RetinaNet",
+        "SSDHead": "det_models.ssd:SSDHead",
+        "SSDNeck": "det_models.ssd:SSDNeck",
         "Shared2FCBBoxHead": "det_models.conv_fc_heads:Shared2FCBBoxHead",
         "Shared4Conv1FCBBoxHead": "det_models.conv_fc_heads:Shared4Conv1FCBBoxHead",
         "SingleRoIExtractor": "det_models.roi_extract:SingleRoIExtractor",
@@ -85,6 +87,7 @@ def detcore_components(components: ComponentTable) -> None:
         "PseudoBBoxCoder": "det_models.coders:PseudoBBoxCoder",
         "PseudoSampler": "det_models.samplers:PseudoSampler",
         "RandomSampler": "det_models.samplers:RandomSampler",
+        "SSDAnchorGenerator": "det_models.anchors_ssd:SSDAnchorGenerator",
         "SimOTAAssigner": "det_models.simota:SimOTAAssigner",
         "TBLRBBoxCoder": "det_models.coders:TBLRBBoxCoder",
     })

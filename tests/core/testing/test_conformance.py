@@ -401,6 +401,20 @@ EXAMPLES = {
             {"type": "FPN", "in_channels": "auto", "out_channels": 8, "num_outs": 5},
             in_channels=[8, 16, 32, 64],
         ),
+        "backbones.models.MobileNetV2": lambda _: check_backbone(
+            {"type": "MobileNetV2", "widen_factor": 0.25}
+        ),
+        "backbones.models.SSDVGG": lambda _: check_backbone(
+            {"type": "SSDVGG", "depth": 11, "out_feature_indices": (14, 24)}
+        ),
+        "models.models.SSDNeck": lambda _: check_neck(
+            {
+                **{"type": "SSDNeck", "in_channels": [8, 16], "out_channels": [8, 16, 8, 4]},
+                **{"level_strides": [2, 1], "level_paddings": [1, 0]},
+            },
+            in_channels=[8, 16],
+            strides=(8, 16),
+        ),
         "timm.models.TIMMBackbone": lambda _: [
             check_backbone({"type": "timm.TIMMBackbone", "model_name": name}, size=(64, 96), tolerance=1e-3)
             for name in ("resnet18", "test_efficientnet", "test_convnext", "test_vit")

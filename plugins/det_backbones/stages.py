@@ -1,0 +1,58 @@
+"""What backbones share that are a row of stages: weights to start from, and stages that do not train."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from detcore.nn.base_module import DeferredInit
+
+KAIMING: list[dict[str, Any]] = [
+    {"type": "Kaiming", "layer": "Conv2d"},
+    {"type": "Constant", "val": 1, "layer": ["_BatchNorm", "GroupNorm"]},
+]
+
+
+def start_of(pretrained: str | None, init_cfg: DeferredInit, default: Any = KAIMING) -> Any:
+    """The ``init_cfg`` of a backbone: what it was given, or the older ``pretrained``, or its default.
+
+    Raises:
+        ValueError: Both are given.
+    """
+    if pretrained is not None and init_cfg is not None:
+        raise ValueError("give pretrained or init_cfg, not both: pretrained is the older name for it")
+    if pretrained is not None:
+        return {"type": "Pretrained", "checkpoint": pretrained}
+    return default if init_cfg is None else init_cfg
+
+
+def check_indices(name: str, indices: Sequence[int], number: int, least: int = 0) -> None:
+    """Whether places among ``number`` stages are some of them.
+
+    Raises:
+        ValueError: There are none, or one is below ``least`` or beyond the last stage.
+    """
+    if not indices or not all(least <= index < number for index in indices):
+        raise ValueError(f"{name} must be {least} to {number - 1}, got {tuple(indices)}")
+
+
+def freeze(modules: Sequence[nn.Module]) -> None:
+    """Let modules not train: where no parameter does, autograd records nothing."""
+    for module in modules:
+        module.eval()
+        module.requires_grad_(False)
+
+
+def settle(network: nn.Module, frozen: Sequence[nn.Module], norm_eval: bool) -> None:
+    """After ``train(True)``: what is frozen, and with ``norm_eval`` every batch norm, stays in evaluation.
+
+    Frozen is what no gradient is wanted of: what a hook has thawed stays so.
+    """
+    for module in frozen:
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            module.eval()
+    if norm_eval:
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
