@@ -11,6 +11,7 @@ def detcore_components(components: ComponentTable) -> None:
     components.add_many("models", {
         "CSPDarknet": "det_backbones.csp_darknet:CSPDarknet",
         "CSPNeXt": "det_backbones.cspnext:CSPNeXt",
+        "Darknet": "det_backbones.darknet:Darknet",
         "MobileNetV2": "det_backbones.mobilenet:MobileNetV2",
         "ResLayer": "det_backbones.shared_head:ResLayer",
         "ResNeXt": "det_backbones.resnext:ResNeXt",

@@ -1,4 +1,4 @@
-"""The configs of SSD: each builds as large as the reference's, and nothing in it is wrong."""
+"""The configs of SSD and YOLOv3: each builds as large as the reference's, and nothing in it is wrong."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from detcore.engine.check import CheckOptions, check_config, errors_among
 from detcore.registry import MODELS
 
 COUNTS = json.loads((Path(__file__).parent / "golden" / "ssd_yolo_params.json").read_text())
-FOLDERS = ("ssd",)
+FOLDERS = ("ssd", "yolo")
 
 
 def test_every_config_is_counted():

@@ -54,12 +54,14 @@ def _neck_problems(
     wanted = neck["in_channels"]
     if not isinstance(wanted, list | tuple) or not all(number(each) is not None for each in wanted):
         return
+    kind = neck.get("type")
+    what = known(MODELS, kind, scope) if isinstance(kind, str) and kind else kind
+    if getattr(what, "coarsest_first", False):  # a neck that lists the maps the other way round
+        given = given[::-1]
     if list(given) == list(wanted):
         return
-    kind = neck.get("type")
     # A neck that nobody has may take the maps in another order, or only some of them.
-    absent = isinstance(kind, str) and isinstance(known(MODELS, kind, scope), Absence)
-    if absent and set(wanted) <= set(given):
+    if isinstance(what, Absence) and set(wanted) <= set(given):
         return
     text = f"{list(wanted)}, but model.backbone ({_name(backbone)}) gives maps of {list(given)} channels"
     if len(given) != len(wanted):

@@ -150,6 +150,23 @@ def fovea():
     return model
 
 
+def yolov3():
+    channels = [16, 8, 8]
+    sizes = [[(60, 40), (30, 50)], [(20, 20), (12, 30)], [(8, 8), (10, 5)]]
+    model = detector()
+    model.type = "YOLOV3"
+    model.backbone.update(out_indices=(1, 2, 3))
+    model.neck = {
+        "type": "YOLOV3Neck", "num_scales": 3, "in_channels": [64, 32, 16], "out_channels": channels
+    }  # fmt: skip
+    model.bbox_head = {
+        "type": "YOLOV3Head", "num_classes": 5, "in_channels": channels, "out_channels": channels,
+        "anchor_generator": {"type": "YOLOAnchorGenerator", "strides": [32, 16, 8], "base_sizes": sizes},
+    }  # fmt: skip
+    model.train_cfg = {"assigner": {"type": "GridAssigner", "pos_iou_thr": 0.5, "neg_iou_thr": 0.5}}
+    return model
+
+
 REGION = {"score_thr": 0.0, "nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 20}
 PROPOSALS = {"nms_pre": 60, "max_per_img": 30, "nms": {"type": "nms", "iou_threshold": 0.7}}
 
@@ -401,6 +418,7 @@ EXAMPLES = {
             {"type": "FPN", "in_channels": "auto", "out_channels": 8, "num_outs": 5},
             in_channels=[8, 16, 32, 64],
         ),
+        "backbones.models.Darknet": lambda _: check_backbone({"type": "Darknet"}, size=(32, 64)),
         "backbones.models.MobileNetV2": lambda _: check_backbone(
             {"type": "MobileNetV2", "widen_factor": 0.25}
         ),
@@ -414,6 +432,14 @@ EXAMPLES = {
             },
             in_channels=[8, 16],
             strides=(8, 16),
+        ),
+        "models.models.YOLOV3Neck": lambda _: check_neck(
+            {
+                **{"type": "YOLOV3Neck", "num_scales": 3},
+                **{"in_channels": [32, 16, 8], "out_channels": [16, 8, 8]},
+            },
+            in_channels=[8, 16, 32],
+            strides=(8, 16, 32),
         ),
         "timm.models.TIMMBackbone": lambda _: [
             check_backbone({"type": "timm.TIMMBackbone", "model_name": name}, size=(64, 96), tolerance=1e-3)
@@ -451,6 +477,7 @@ EXAMPLES = {
         ),
         "models.models.FOVEA": lambda _: check_detector(fovea(), num_classes=5),
         "models.models.FCOS": lambda _: check_detector(fcos(), num_classes=5),
+        "models.models.YOLOV3": lambda _: check_detector(yolov3(), num_classes=5),
         "semi.models.SemiBaseDetector": lambda _: check_detector(
             taught("SemiBaseDetector", detector()), num_classes=5
         ),
@@ -511,6 +538,7 @@ EXAMPLES = {
             for name in ("BoundedIoULoss", "CIoULoss", "DIoULoss", "EIoULoss", "GIoULoss", "IoULoss")
         },
         "models.models.L1Loss": lambda _: check_loss({"type": "L1Loss"}, boxes(0.0), boxes(1.5)),
+        "models.models.MSELoss": lambda _: check_loss({"type": "MSELoss"}, boxes(0.0), boxes(1.5)),
         "models.models.SmoothL1Loss": lambda _: check_loss({"type": "SmoothL1Loss"}, boxes(0.0), boxes(1.5)),
         "models.models.DistributionFocalLoss": lambda _: check_loss(
             {"type": "DistributionFocalLoss"}, logits((4, 9)), torch.tensor([0.0, 2.5, 7.9, 4.0])
