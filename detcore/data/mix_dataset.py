@@ -73,6 +73,13 @@ class MultiImageMixDataset(DatasetWrapper):
                 ", ".join(unknown), ", ".join(self.pipeline_types),
             )  # fmt: skip
 
+    def stop_mixing(self) -> None:
+        """Leave the whole second pipeline out from now on: samples come as the data set gives them.
+
+        Workers that run already go on as they are.
+        """
+        self.pipeline, self.pipeline_types, self._skipped_types = [], [], frozenset()
+
     def __getitem__(self, idx: int) -> Any:
         """The sample at ``idx``, mixed with others.
 

@@ -41,7 +41,8 @@ class PipelineSwitchHook(SwitchHook):
 
     Args:
         switch_epoch: Zero-based pass that is the first with the new pipeline.
-        switch_pipeline: The new transforms; every data set behind wrappers gets them.
+        switch_pipeline: The new transforms; every data set behind wrappers gets them. Samples of a
+            `MultiImageMixDataset` go through them alone from then on: it mixes no more.
     """
 
     def __init__(
@@ -67,7 +68,11 @@ class PipelineSwitchHook(SwitchHook):
             ConfigError: There is no pipeline to replace.
         """
         loader = runner.train_dataloader
-        for dataset in _with_pipeline(loader.dataset):
+        found = _with_pipeline(loader.dataset)
+        for wrapper in _nested(loader.dataset):
+            if hasattr(wrapper, "stop_mixing"):
+                wrapper.stop_mixing()
+        for dataset in found:
             dataset.pipeline = self.switch_pipeline
         restart_workers(loader)
         runner.logger.info("From epoch %d on: the data goes through switch_pipeline", runner.epoch + 1)
@@ -148,13 +153,14 @@ def _nested(dataset: Any) -> Iterator[Any]:
 def _with_pipeline(dataset: Any) -> list[Any]:
     """The data sets that load images, each with its ``pipeline``."""
     nested = list(_nested(dataset))
-    mixing = [one for one in nested if hasattr(one, "update_skip_type_keys")]
+    wrappers = [one for one in nested if hasattr(one, "stop_mixing")]
+    mixing = [one for one in nested if hasattr(one, "update_skip_type_keys") and one not in wrappers]
     if mixing:
         raise ConfigError(
             f"PipelineSwitchHook: {type(mixing[0]).__name__} has two pipelines, and it is unclear which one "
             "switch_pipeline replaces; leave out transforms by YOLOXModeSwitchHook(skip_type_keys=...)"
         )
-    found = [one for one in nested if hasattr(one, "pipeline")]
+    found = [one for one in nested if hasattr(one, "pipeline") and one not in wrappers]
     if not found:
         kinds = ", ".join(type(one).__name__ for one in nested)
         raise ConfigError(f"PipelineSwitchHook: no data set has a `pipeline` to replace; there is {kinds}")

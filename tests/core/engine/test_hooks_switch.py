@@ -68,6 +68,20 @@ def test_transforms_over_several_images_are_left_out_in_workers_too(toy_cfg):
     assert [brightness > 50 for _, brightness, _ in steps_of(cfg)] == [True] * 4 + [False] * 8
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_new_pipeline_of_a_mixing_data_set_is_all_that_its_samples_go_through(workers, toy_cfg):
+    mixed = {
+        "type": "MultiImageMixDataset",
+        "dataset": PIPED,
+        "pipeline": [{"type": "ToyBrightenAll", "by": 300.0}],
+    }
+    cfg = toy_cfg(train_cfg={"max_epochs": 3}, custom_hooks=[SWITCH, {"type": "BrightnessHook"}])
+    cfg["train_dataloader"] = {**cfg["train_dataloader"], **loader(mixed, workers)}
+    seen = steps_of(cfg)
+    assert [brightness > 250 for _, brightness, _ in seen] == [True] * 8 + [False] * 4
+    assert all(brightness > 50 for _, brightness, _ in seen)  # then by 100
+
+
 @pytest.mark.parametrize("kind", ["pipeline", "yolox"])
 def test_runs_killed_around_a_switch_end_as_the_one_that_was_not(kind, detcore, toy_file, compare):
     """Killed before the switch, in the first pass after it, and later; with workers that stay and without."""
