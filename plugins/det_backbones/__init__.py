@@ -1,1 +1,1 @@
-"""Backbones for detcore: the ResNet family."""
+"""Backbones for detcore: ResNet and its family, VGG, MobileNetV2, Darknet."""
