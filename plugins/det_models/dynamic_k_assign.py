@@ -213,3 +213,10 @@ def match_predictions(
 def of_labels(values: Tensor, labels: Tensor) -> Tensor:
     """``Tensor[b, G, A]``: of ``values`` (``Tensor[b, A, C]``) those of each box's class, ``[b, G]``."""
     return values.transpose(1, 2).gather(1, labels[..., None].expand(-1, -1, values.shape[1]))
+
+
+def points_inside(priors: Tensor, boxes: Tensor) -> Tensor:
+    """Whether the points of ``Tensor[A, 4]`` are inside of boxes ``Tensor[b, G, 4]``, xyxy: ``[b, G, A]``."""
+    left, top, right, bottom = boxes[..., None].unbind(-2)
+    x, y = priors[:, 0], priors[:, 1]
+    return (x > left) & (x < right) & (y > top) & (y < bottom)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from det_models.dynamic_k_assign import DynamicKAssigner, Pairs, of_labels
+from det_models.dynamic_k_assign import DynamicKAssigner, Pairs, of_labels, points_inside
 from det_models.overlaps import BboxOverlaps2D
 from detcore.registry import TASK_UTILS
 
@@ -54,7 +54,7 @@ class SimOTAAssigner(DynamicKAssigner):
         self, priors: Tensor, boxes: Tensor, scores: Tensor, gt_boxes: Tensor, labels: Tensor
     ) -> Pairs:
         """Weigh the pairs of some images; see :meth:`DynamicKAssigner.pairs`."""
-        inside = _within(priors, gt_boxes)
+        inside = points_inside(priors, gt_boxes)
         centers = (gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2
         reach = self.center_radius * priors[:, 2:]
         offsets = (priors[:, :2] - centers[:, :, None]).abs()
@@ -67,10 +67,3 @@ class SimOTAAssigner(DynamicKAssigner):
         costs = self.cls_weight * entropy - self.iou_weight * (overlaps + _EPS).log()
         costs = costs + _FAR * ~(inside & central)
         return Pairs(costs=costs, overlaps=overlaps, open=inside | central)
-
-
-def _within(priors: Tensor, boxes: Tensor) -> Tensor:
-    """Whether the points of ``Tensor[A, 4]`` are inside of boxes ``Tensor[b, G, 4]``: ``[b, G, A]``."""
-    left, top, right, bottom = boxes[..., None].unbind(-2)
-    x, y = priors[:, 0], priors[:, 1]
-    return (x > left) & (x < right) & (y > top) & (y < bottom)

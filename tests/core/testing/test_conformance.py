@@ -110,6 +110,16 @@ def yolox():
     return model
 
 
+def rtmdet():
+    model = Config.fromfile("detcore::rtmdet/rtmdet_tiny_8xb32-300e_coco.py").model
+    model.backbone.update(widen_factor=0.125, init_cfg=None, norm_cfg={"type": "BN"})
+    model.neck.update(in_channels="auto", out_channels=16, norm_cfg={"type": "BN"})
+    model.bbox_head.update(
+        num_classes=5, in_channels=16, feat_channels=16, stacked_convs=1, norm_cfg={"type": "BN"}
+    )
+    return model
+
+
 def taught(kind, model):
     """A teacher and a student that make a batch with branches of a plain one: both views are the image."""
     of_kind = MODELS.get(f"semi.{kind}")
@@ -486,6 +496,7 @@ EXAMPLES = {
         ),
         "models.models.RetinaNet": lambda _: check_detector(detector(), num_classes=5),
         "models.models.YOLOX": lambda _: check_detector(yolox(), num_classes=5),
+        "models.models.RTMDet": lambda _: check_detector(rtmdet(), num_classes=5),
         "models.models.RPN": lambda _: check_detector(rpn(), num_classes=5),
         "models.models.FasterRCNN": lambda _: check_detector(two_stages("FasterRCNN"), num_classes=5),
         "models.models.FastRCNN": lambda _: check_detector(
