@@ -13,7 +13,7 @@ from det_models.truth import GroundTruth
 from detcore.structures import InstanceData
 
 _ENTRIES = {"cpu": 1 << 21}  # images are matched together while their pairs are at most so many
-_DEVICE_ENTRIES = 1 << 27
+_DEVICE_ENTRIES = 1 << 24  # about a gigabyte
 
 
 @dataclass(slots=True)
