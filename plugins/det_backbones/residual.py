@@ -139,12 +139,10 @@ class Bottleneck(BaseModule):
         width = planes if width is None else width
         first_stride, middle_stride = (1, stride) if style == "pytorch" else (stride, 1)
         self.norm1_name, norm1 = build_norm_layer(norm_cfg, width, postfix=1)
-        self.norm2_name, norm2 = build_norm_layer(norm_cfg, width, postfix=2)
         self.norm3_name, norm3 = build_norm_layer(norm_cfg, planes * self.expansion, postfix=3)
         self.conv1 = build_conv_layer(conv_cfg, inplanes, width, 1, stride=first_stride, bias=False)
         self.add_module(self.norm1_name, norm1)
-        self.conv2 = middle_conv(conv_cfg, dcn, width, middle_stride, dilation, groups)
-        self.add_module(self.norm2_name, norm2)
+        self._make_middle(conv_cfg, norm_cfg, dcn, width, middle_stride, dilation, groups)
         self.conv3 = build_conv_layer(conv_cfg, width, planes * self.expansion, 1, bias=False)
         self.add_module(self.norm3_name, norm3)
         self.relu = nn.ReLU(inplace=True)
@@ -154,6 +152,21 @@ class Bottleneck(BaseModule):
             "after_conv1": width, "after_conv2": width, "after_conv3": planes * self.expansion,
         }  # fmt: skip
         self.plugin_names = add_plugins(self, plugins, channels)
+
+    def _make_middle(
+        self,
+        conv_cfg: dict[str, Any] | None,
+        norm_cfg: dict[str, Any],
+        dcn: dict[str, Any] | None,
+        width: int,
+        stride: int,
+        dilation: int,
+        groups: int,
+    ) -> None:
+        """Make the layers of :meth:`_middle`; variants make others."""
+        self.norm2_name, norm2 = build_norm_layer(norm_cfg, width, postfix=2)
+        self.conv2 = middle_conv(conv_cfg, dcn, width, stride, dilation, groups)
+        self.add_module(self.norm2_name, norm2)
 
     @property
     def norm1(self) -> nn.Module:
@@ -175,11 +188,15 @@ class Bottleneck(BaseModule):
             out = getattr(self, name)(out)
         return out
 
+    def _middle(self, x: Tensor) -> Tensor:
+        """The 3x3 convolution with its norm and activation: ``Tensor[B, width, H / stride, W / stride]``."""
+        out: Tensor = self.relu(getattr(self, self.norm2_name)(self.conv2(x)))
+        return out
+
     def _residual(self, x: Tensor) -> Tensor:
         out = self.relu(getattr(self, self.norm1_name)(self.conv1(x)))
         out = self._plugged("after_conv1", out)
-        out = self.relu(getattr(self, self.norm2_name)(self.conv2(out)))
-        out = self._plugged("after_conv2", out)
+        out = self._plugged("after_conv2", self._middle(out))
         out = getattr(self, self.norm3_name)(self.conv3(out))
         out = self._plugged("after_conv3", out)
         out += x if self.downsample is None else self.downsample(x)

@@ -12,7 +12,8 @@ from detcore.nn.base_module import DeferredInit
 from detcore.nn.build import ActCfg, ConvCfg, NormCfg
 
 _EXTRA_SOURCES = ("on_input", "on_lateral", "on_output")
-_XAVIER = {"type": "Xavier", "layer": "Conv2d", "distribution": "uniform"}
+InChannels = Sequence[int] | Literal["auto"] | None
+XAVIER = {"type": "Xavier", "layer": "Conv2d", "distribution": "uniform"}
 
 
 class UpsampleCfg(TypedDict, total=False):
@@ -61,7 +62,7 @@ class FPN(BaseModule):
 
     def __init__(
         self,
-        in_channels: Sequence[int] | Literal["auto"] | None = None,
+        in_channels: InChannels = None,
         out_channels: int = 256,
         num_outs: int = 5,
         start_level: int = 0,
@@ -73,14 +74,15 @@ class FPN(BaseModule):
         norm_cfg: NormCfg = None,
         act_cfg: ActCfg = None,
         upsample_cfg: UpsampleCfg | None = None,
-        init_cfg: DeferredInit = _XAVIER,
+        init_cfg: DeferredInit = XAVIER,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        what = type(self).__name__
         if add_extra_convs is True:
             add_extra_convs = "on_input"
         if add_extra_convs and add_extra_convs not in _EXTRA_SOURCES:
             raise ConfigError(
-                f"FPN: add_extra_convs is a bool or one of {_EXTRA_SOURCES}, got {add_extra_convs!r}"
+                f"{what}: add_extra_convs is a bool or one of {_EXTRA_SOURCES}, got {add_extra_convs!r}"
             )
         self.num_outs = num_outs
         self.start_level = start_level
@@ -95,7 +97,7 @@ class FPN(BaseModule):
         self.conv_cfg, self.norm_cfg, self.act_cfg = conv_cfg, norm_cfg, act_cfg
         if isinstance(in_channels, str) and in_channels != "auto":
             raise ConfigError(
-                f"FPN: in_channels is a list of numbers, or 'auto' to ask the backbone, got {in_channels!r}"
+                f"{what}: in_channels is a list, or 'auto' to ask the backbone, got {in_channels!r}"
             )
         if in_channels is not None and not isinstance(in_channels, str):
             self._build_layers(tuple(in_channels))
@@ -128,19 +130,21 @@ class FPN(BaseModule):
 
     def _check_levels(self, in_channels: tuple[int, ...]) -> int:
         """One more than the last of the backbone's maps that is used."""
-        total = len(in_channels)
+        what, total = type(self).__name__, len(in_channels)
         to_the_end = self.end_level in (-1, total - 1)
         last = total if to_the_end else self.end_level + 1
         used = last - self.start_level
         if not 0 <= self.start_level < last <= total:
-            raise ConfigError(f"FPN: levels {self.start_level} to {last - 1} of a backbone with {total} maps")
+            raise ConfigError(
+                f"{what}: levels {self.start_level} to {last - 1} of a backbone with {total} maps"
+            )
         if self.num_outs < used or (not to_the_end and self.num_outs != used):
             wanted = (
                 f"at least {used}"
                 if to_the_end
                 else f"{used}, because end_level is not the backbone's last map"
             )
-            raise ConfigError(f"FPN: num_outs must be {wanted}, got {self.num_outs}")
+            raise ConfigError(f"{what}: num_outs must be {wanted}, got {self.num_outs}")
         return last
 
     def connect(self, in_channels: Sequence[int], in_strides: Sequence[int] | None = None) -> None:
@@ -157,7 +161,8 @@ class FPN(BaseModule):
             self._build_layers(tuple(in_channels))
         elif self.in_channels != tuple(in_channels):
             raise ConfigError(
-                f"FPN: in_channels is {list(self.in_channels)}, but the backbone gives {list(in_channels)}"
+                f"{type(self).__name__}: in_channels is {list(self.in_channels)}, but the backbone gives "
+                f"{list(in_channels)}"
             )
         if in_strides is not None:
             strides = list(in_strides[self.start_level :][: len(self.lateral_convs)])
@@ -175,15 +180,20 @@ class FPN(BaseModule):
             ``num_outs`` maps ``Tensor[B, out_channels, H_i, W_i]``, finest first.
         """
         if self.in_channels is None or len(inputs) != len(self.in_channels):
-            raise ValueError(f"FPN for channels {self.in_channels} got {len(inputs)} maps")
+            name = type(self).__name__
+            raise ValueError(f"{name} for channels {self.in_channels} got {len(inputs)} maps")
         maps = inputs[self.start_level :]
         laterals = [lateral(each) for lateral, each in zip(self.lateral_convs, maps, strict=False)]
         for level in range(len(laterals) - 1, 0, -1):
             laterals[level - 1] = laterals[level - 1] + self._enlarge(laterals[level], laterals[level - 1])
-        outputs = [conv(each) for conv, each in zip(self.fpn_convs, laterals, strict=False)]
+        outputs = self._smooth(laterals)
         while len(outputs) < self.num_outs:
             outputs.append(self._coarser(outputs, laterals, maps))
         return tuple(outputs)
+
+    def _smooth(self, laterals: list[Tensor]) -> list[Tensor]:
+        """The outputs of the levels that the backbone has."""
+        return [conv(each) for conv, each in zip(self.fpn_convs, laterals, strict=False)]
 
     def _enlarge(self, coarse: Tensor, fine: Tensor) -> Tensor:
         if "scale_factor" in self.upsample_cfg:

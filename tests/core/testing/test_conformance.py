@@ -385,6 +385,13 @@ FEATURES = torch.rand(6, 8, 7, 7, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 4, 2, 5, 1, 5])  # 5 is the background
 NO_FIGURES = {"num_classes": 5, "figures": False}
 STANDARDISED = {"conv_cfg": {"type": "ConvWS"}, "norm_cfg": {"type": "GN", "num_groups": 4}}
+HR_STAGES = {
+    f"stage{branches}": {
+        "num_modules": 1, "num_branches": branches, "block": "BASIC" if branches > 1 else "BOTTLENECK",
+        "num_blocks": (1,) * branches, "num_channels": tuple(8 * 2**i for i in range(branches)),
+    }
+    for branches in (1, 2, 3, 4)
+}  # fmt: skip
 RESIZE = {"type": "Resize", "scale": (80, 60), "keep_ratio": True}
 
 EXAMPLES = {
@@ -396,6 +403,15 @@ EXAMPLES = {
         "backbones.models.CSPNeXt": lambda _: check_backbone(
             {"type": "CSPNeXt", "deepen_factor": 0.33, "widen_factor": 0.125}
         ),
+        **{
+            f"backbones.models.{given['type']}": partial(lambda _, given: check_backbone(given), given=given)
+            for given in (
+                {"type": "HRNet", "extra": HR_STAGES},
+                {"type": "RegNet", "arch": "regnetx_400mf"},
+                {"type": "Res2Net", "depth": 50, "base_channels": 16, "stem_channels": 16},
+                {"type": "SwinTransformer", "embed_dims": 12, "depths": (2, 2, 1, 1), "window_size": 4},
+            )
+        },
         "backbones.models.ResLayer": lambda _: check_regions_head(
             {"type": "ResLayer", "depth": 18, "stage": 1}, in_channels=64
         ),
@@ -451,6 +467,16 @@ EXAMPLES = {
             in_channels=[8, 16, 32],
             strides=(8, 16, 32),
         ),
+        **{
+            f"models.models.{name}": partial(
+                lambda _, name: check_neck(
+                    {"type": name, "in_channels": "auto", "out_channels": 8, "num_outs": 5},
+                    in_channels=[8, 16, 32, 64],
+                ),
+                name=name,
+            )
+            for name in ("HRFPN", "PAFPN")
+        },
         "timm.models.TIMMBackbone": lambda _: [
             check_backbone({"type": "timm.TIMMBackbone", "model_name": name}, size=(64, 96), tolerance=1e-3)
             for name in ("resnet18", "test_efficientnet", "test_convnext", "test_vit")
