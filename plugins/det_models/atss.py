@@ -18,7 +18,6 @@ anchors with an object, boxes by the sum of their weights. In predictions the ce
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import torch
 from torch import Tensor, nn
 
 from det_models.anchors import AnchorGenerator, square_anchors
@@ -32,7 +31,7 @@ from det_models.losses.cross_entropy import CrossEntropyLoss
 from det_models.losses.focal import FocalLoss
 from det_models.losses.iou import GIoULoss
 from det_models.metainfo import MetaInfo
-from det_models.points import centers_of
+from det_models.points import centerness_of, centers_of
 from det_models.scale import Scale
 from det_models.towers import conv_tower, each_level
 from det_models.truth import GroundTruth
@@ -41,7 +40,6 @@ from detcore.nn.base_module import DeferredInit
 from detcore.nn.build import ConvCfg, NormCfg
 from detcore.registry import MODELS, TASK_UTILS
 from detcore.structures import InstanceData
-from detcore.structures.bbox import bbox2distance
 
 _GROUP_NORM = {"type": "GN", "num_groups": 32, "requires_grad": True}
 _INIT_CFG = {
@@ -218,10 +216,7 @@ class ATSSHead(DenseHead):
             gts: ``Tensor[N, 4]``, xyxy, the object of each. Whose centre is outside has the centerness 0:
                 assigners that go by overlap choose such anchors, too.
         """
-        left, top, right, bottom = bbox2distance(centers_of(anchors), gts).clamp(min=0).unbind(-1)
-        across = torch.minimum(left, right) / torch.maximum(left, right)
-        along = torch.minimum(top, bottom) / torch.maximum(top, bottom)
-        return (across * along).sqrt()
+        return centerness_of(centers_of(anchors), gts)
 
 
 def add_atss_layers(head: Any) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 from det_models.grids import GridCache, Size, cells_on_images, check_levels
+from detcore.structures.bbox import bbox2distance
 
 
 class MlvlPointGenerator:
@@ -139,3 +140,19 @@ class MlvlPointGenerator:
 def centers_of(priors: Tensor) -> Tensor:
     """Centres ``Tensor[..., 2]`` of boxes ``Tensor[..., 4]``, xyxy; points ``Tensor[..., 2]`` as they are."""
     return priors if priors.shape[-1] == 2 else (priors[..., :2] + priors[..., 2:]) / 2
+
+
+def centerness_of(points: Tensor, boxes: Tensor) -> Tensor:
+    """Centerness of points in boxes, 0 at the sides to 1 in the middle: FCOS (Tian et al. 2019), eq. 3.
+
+    Args:
+        points: ``Tensor[N, 2]``, (x, y), absolute pixels; 0 where one is outside of its box.
+        boxes: ``Tensor[N, 4]``, xyxy, absolute pixels.
+
+    Returns:
+        ``Tensor[N]``.
+    """
+    left, top, right, bottom = bbox2distance(points, boxes).clamp(min=0).unbind(-1)
+    across = torch.minimum(left, right) / torch.maximum(left, right)
+    along = torch.minimum(top, bottom) / torch.maximum(top, bottom)
+    return (across * along).sqrt()

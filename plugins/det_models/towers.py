@@ -18,6 +18,7 @@ def conv_tower(
     norm_cfg: NormCfg = None,
     last_conv_cfg: ConvCfg = None,
     bias: bool | Literal["auto"] = "auto",
+    first_conv_cfg: ConvCfg = None,
 ) -> Sequential:
     """3x3 convolutions with norm layer and ReLU, one after another; none gives its input as it is.
 
@@ -29,11 +30,14 @@ def conv_tower(
         norm_cfg: Kind of norm layer, None for none.
         last_conv_cfg: Kind of the last convolution where it is another one.
         bias: Whether they have a bias; ``'auto'``: where they have no norm layer.
+        first_conv_cfg: Kind of the first convolution where it is another one.
     """
     channels = [in_channels] + [feat_channels] * num_convs
     kinds = [conv_cfg] * num_convs
     if last_conv_cfg is not None:
         kinds[-1:] = [last_conv_cfg]
+    if first_conv_cfg is not None:
+        kinds[:1] = [first_conv_cfg]
     return Sequential(
         *(
             ConvModule(before, after, 3, padding=1, conv_cfg=kind, norm_cfg=norm_cfg, bias=bias)

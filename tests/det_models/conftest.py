@@ -193,6 +193,35 @@ _ONE_STAGE: dict[str, dict[str, Any]] = {
         "assigner": {"type": "MaxIoUAssigner", "pos_iou_thr": 0.1, "neg_iou_thr": 0.1, "min_pos_iou": 0},
     },
     "GFL": {"type": "GFLHead", "reg_max": 8, "assigner": {"type": "ATSSAssigner", "topk": 9}},
+    "DDOD": {
+        "type": "DDODHead",
+        "assigner": {"type": "ATSSAssigner", "topk": 9, "alpha": 0.8},
+        "train_cfg": {"reg_assigner": {"type": "ATSSAssigner", "topk": 9, "alpha": 0.5}},
+    },
+    "TOOD": {
+        "type": "TOODHead",
+        "stacked_convs": 2,
+        "feat_channels": 32,
+        "assigner": {"type": "TaskAlignedAssigner", "topk": 13},
+        "train_cfg": {"initial_assigner": {"type": "ATSSAssigner", "topk": 9}},
+    },
+    "AutoAssign": {"type": "AutoAssignHead", "strides": (8, 16, 32, 64, 128)},
+    "YOLOF": {
+        "type": "YOLOFHead",
+        "stacked_convs": None,
+        "num_cls_convs": 1,
+        "num_reg_convs": 1,
+        "assigner": {"type": "UniformAssigner", "pos_ignore_thr": 0.15, "neg_ignore_thr": 0.7},
+        "backbone": {"out_indices": (3,)},
+        "neck": {
+            "type": "DilatedEncoder",
+            "in_channels": 64,
+            "out_channels": 16,
+            "block_mid_channels": 8,
+            "num_residual_blocks": 2,
+            "block_dilations": [1, 2],
+        },
+    },
 }
 
 
@@ -203,7 +232,12 @@ def one_stage(fill_by_name: Callable[[nn.Module], nn.Module]) -> Callable[..., A
     def make(detector: str, **arguments: Any) -> Any:
         cfg, own = _small_config(), dict(_ONE_STAGE[detector])
         assigner = arguments.pop("assigner", own.pop("assigner", None))
-        cfg["train_cfg"] = assigner and {**cfg["train_cfg"], "assigner": assigner}
+        settings = {**cfg["train_cfg"], **own.pop("train_cfg", {}), "assigner": assigner}
+        cfg["train_cfg"] = assigner and settings
+        cfg["backbone"].update(own.pop("backbone", {}))
+        cfg["neck"] = own.pop("neck", cfg["neck"])
+        if own.get("stacked_convs", 1) is None:  # a head that counts its convolutions otherwise
+            del own["stacked_convs"], cfg["bbox_head"]["stacked_convs"]
         kind, norm = own.pop("detector", detector), {"type": "GN", "num_groups": 4}
         cfg["bbox_head"] = {**cfg["bbox_head"], "norm_cfg": norm, **own, **arguments}
         return fill_by_name(MODELS.build({**cfg, "type": kind}))

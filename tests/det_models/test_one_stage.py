@@ -18,6 +18,10 @@ RECORDS = {
     "FOVEA": "foveabox/fovea_",
     "PAA": "paa/paa_",
     "FreeAnchor": "free_anchor/freeanchor_",
+    "DDOD": "ddod/ddod_",
+    "TOOD": "tood/tood_",
+    "AutoAssign": "autoassign/autoassign_",
+    "YOLOF": "yolof/yolof_",
 }
 METHODS = tuple(RECORDS)
 
@@ -45,7 +49,7 @@ def total(losses):
 
 def run(model, images, samples):
     """Losses, and the gradient of their sum by every parameter of the head."""
-    model.zero_grad()
+    model = copy.deepcopy(model)  # DDOD counts what it has seen
     losses = model(images, copy.deepcopy(samples), mode="loss")
     total(losses).backward()
     return values(losses), {name: p.grad.clone() for name, p in model.bbox_head.named_parameters()}
@@ -56,7 +60,7 @@ def run(model, images, samples):
 def test_images_without_objects_are_all_background(method, numbers, one_stage, images, make_sample):
     samples = [make_sample(64, 96, BOXES[:number], [0, 2][:number]) for number in numbers]
     losses, gradients = run(one_stage(method), images, samples)
-    classes = next(name for name in losses if "cls" in name or "negative" in name)
+    classes = next(name for name in losses if "cls" in name or "neg" in name)
     assert losses[classes] > 0
     others = [value for name, value in losses.items() if "loss" in name and name != classes]
     assert all((value != 0) == (sum(numbers) > 0) for value in others), losses
@@ -93,9 +97,10 @@ def test_all_rows_with_weight_zero_are_the_same_loss_as_the_few_with_an_object(
 @pytest.mark.parametrize("method", METHODS)
 def test_maps_of_another_layout_are_the_same_loss(method, one_stage, images, samples):
     head = one_stage(method).bbox_head
-    maps = [torch.randn(2, 16, h, w, generator=torch.Generator().manual_seed(h)) for h, w in
-            ((8, 12), (4, 6), (2, 3), (1, 2), (1, 1))]  # fmt: skip
-    plain = values(head.loss(maps, samples))
+    sizes = {8: (8, 12), 16: (4, 6), 32: (2, 3), 64: (1, 2), 128: (1, 1)}
+    maps = [torch.randn(2, 16, *sizes[stride], generator=torch.Generator().manual_seed(stride))
+            for stride, _ in head.prior_generator.strides]  # fmt: skip
+    plain = values(copy.deepcopy(head).loss(maps, samples))
     last = values(head.loss([each.to(memory_format=torch.channels_last) for each in maps], samples))
     torch.testing.assert_close(last, plain, rtol=1e-4, atol=1e-5)
 
@@ -103,26 +108,27 @@ def test_maps_of_another_layout_are_the_same_loss(method, one_stage, images, sam
 @pytest.mark.parametrize("method", METHODS)
 def test_losses_are_averaged_over_what_counts_on_all_ranks(method, one_stage, images, samples, monkeypatch):
     model = one_stage(method)
-    want = values(model(images, samples, mode="loss"))
+    want = values(copy.deepcopy(model)(images, samples, mode="loss"))
     distributed = torch.distributed
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(distributed, "all_reduce", lambda value: value.mul_(4))  # the other has thrice ours
     got = values(model(images, samples, mode="loss"))
     for name, value in want.items():
-        if "loss" in name:  # others are for the log
+        if "loss" in name and name != "loss_center":  # others are for the log; that one is of images
             torch.testing.assert_close(got[name], value / 2, msg=name)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_under_bf16_autocast_losses_are_float32_and_close(method, one_stage, images, samples):
     model = one_stage(method)
-    want = values(model(images, samples, mode="loss"))
+    want = values(copy.deepcopy(model)(images, samples, mode="loss"))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = values(model(images, samples, mode="loss"))
         boxes = model(images, samples, mode="predict")[0].pred_instances.bboxes
     assert all(value.dtype == torch.float32 for value in got.values())
-    torch.testing.assert_close(got, want, rtol=0.15, atol=0.05)
+    # DDOD matches both times by what it predicts, and so not the same anchors.
+    torch.testing.assert_close(got, want, rtol=0.2 if method == "DDOD" else 0.15, atol=0.05)
     assert boxes.dtype == torch.float32
 
 

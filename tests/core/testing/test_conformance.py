@@ -160,6 +160,36 @@ def fovea():
     return model
 
 
+def tood():
+    model = one_stage("TOOD", "TOODHead", {"type": "TaskAlignedAssigner", "topk": 13})
+    model.train_cfg["initial_assigner"] = {"type": "ATSSAssigner", "topk": 9}
+    return model
+
+
+def ddod():
+    model = one_stage("DDOD", "DDODHead", {"type": "ATSSAssigner", "topk": 9, "alpha": 0.8})
+    model.train_cfg["reg_assigner"] = {"type": "ATSSAssigner", "topk": 9, "alpha": 0.5}
+    return model
+
+
+def autoassign():
+    model = one_stage("AutoAssign", "AutoAssignHead", strides=(8, 16, 32, 64, 128))
+    del model["train_cfg"], model.bbox_head["anchor_generator"]
+    return model
+
+
+def yolof():
+    model = detector()
+    model.type = "YOLOF"
+    model.backbone.update(out_indices=(3,))
+    model.neck = {**DILATED, "in_channels": 64, "out_channels": 16}
+    model.bbox_head = {"type": "YOLOFHead", "num_classes": 5, "in_channels": 16, "num_reg_convs": 2}
+    model.train_cfg = {
+        "assigner": {"type": "UniformAssigner", "pos_ignore_thr": 0.15, "neg_ignore_thr": 0.7}
+    }
+    return model
+
+
 def yolov3():
     channels = [16, 8, 8]
     sizes = [[(60, 40), (30, 50)], [(20, 20), (12, 30)], [(8, 8), (10, 5)]]
@@ -177,6 +207,9 @@ def yolov3():
     return model
 
 
+DILATED = {
+    "type": "DilatedEncoder", "block_mid_channels": 8, "num_residual_blocks": 2, "block_dilations": [1, 2],
+}  # fmt: skip
 REGION = {"score_thr": 0.0, "nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 20}
 PROPOSALS = {"nms_pre": 60, "max_per_img": 30, "nms": {"type": "nms", "iou_threshold": 0.7}}
 
@@ -451,6 +484,9 @@ EXAMPLES = {
         "backbones.models.SSDVGG": lambda _: check_backbone(
             {"type": "SSDVGG", "depth": 11, "out_feature_indices": (14, 24)}
         ),
+        "models.models.DilatedEncoder": lambda _: check_neck(
+            {**DILATED, "in_channels": 16, "out_channels": 8}, in_channels=[8, 16], strides=(16, 32)
+        ),
         "models.models.SSDNeck": lambda _: check_neck(
             {
                 **{"type": "SSDNeck", "in_channels": [8, 16], "out_channels": [8, 16, 8, 4]},
@@ -512,6 +548,10 @@ EXAMPLES = {
             one_stage("PAA", "PAAHead", matched_by_overlap(0.1)), num_classes=5
         ),
         "models.models.FOVEA": lambda _: check_detector(fovea(), num_classes=5),
+        "models.models.TOOD": lambda _: check_detector(tood(), num_classes=5),
+        "models.models.DDOD": lambda _: check_detector(ddod(), num_classes=5),
+        "models.models.AutoAssign": lambda _: check_detector(autoassign(), num_classes=5),
+        "models.models.YOLOF": lambda _: check_detector(yolof(), num_classes=5),
         "models.models.FCOS": lambda _: check_detector(fcos(), num_classes=5),
         "models.models.YOLOV3": lambda _: check_detector(yolov3(), num_classes=5),
         "semi.models.SemiBaseDetector": lambda _: check_detector(
