@@ -31,7 +31,7 @@ def test_every_component_of_the_reference_that_we_have_is_reached_through_its_sc
 @pytest.mark.parametrize(("registry", "name", "reason"), [
     (MODELS, "mmdet.ByteTrack", "tracking"),
     (MODELS, "GroundingDINO", "language"),
-    (MODELS, "DDOD", "does not have it yet"),
+    (MODELS, "CornerNet", "does not have it yet"),
     (HOOKS, "NPUProfilerHook", "ProfilerHook"),
     (TRANSFORMS, "CachedMosaic", "exact resume"),
     (MODELS, "mmpretrain.ResNet", "det-timm"),
