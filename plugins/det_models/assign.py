@@ -104,12 +104,16 @@ def match_levels(
 
 
 def match_each(assigner: Any, priors: Tensor, truth: GroundTruth, valid: Tensor | None = None) -> Tensor:
-    """:meth:`BaseAssigner.match` for any object with ``assign``, image by image."""
-    matches = torch.full((len(truth), len(priors)), -1, dtype=torch.long, device=priors.device)
+    """:meth:`BaseAssigner.match` for any object with ``assign``, image by image.
+
+    Priors may also be ``Tensor[B, A, 4]``, each image's own.
+    """
+    matches = torch.full((len(truth), priors.shape[-2]), -1, dtype=torch.long, device=priors.device)
     for number, instances in enumerate(truth.instances):
         ignored = None if truth.ignored_instances is None else truth.ignored_instances[number]
         chosen: Tensor | slice = slice(None) if valid is None else valid[number]
-        result = assigner.assign(InstanceData(priors=priors[chosen]), instances, ignored)
+        own = priors[number] if priors.ndim == 3 else priors
+        result = assigner.assign(InstanceData(priors=own[chosen]), instances, ignored)
         matches[number, chosen] = result.gt_inds
     return matches
 
@@ -187,13 +191,17 @@ class MaxIoUAssigner(BaseAssigner):
 
     @torch.no_grad()
     def match(self, priors: Tensor, truth: GroundTruth, valid: Tensor | None = None) -> Tensor:
-        """Match a batch; see :meth:`BaseAssigner.match`."""
+        """Match a batch; see :meth:`BaseAssigner.match`.
+
+        Priors may also be ``Tensor[B, A, 4]``, each image's own.
+        """
         entries = _ENTRIES.get(priors.device.type, _DEVICE_ENTRIES)
-        step = max(1, entries // max(1, truth.boxes.shape[1] * len(priors)))
-        parts = [
-            self._match_images(priors, truth, slice(start, start + step), valid)[0]
-            for start in range(0, len(truth), step)
-        ]
+        step = max(1, entries // max(1, truth.boxes.shape[1] * priors.shape[-2]))
+        parts = []
+        for start in range(0, len(truth), step):
+            images = slice(start, start + step)
+            own = priors[images] if priors.ndim == 3 else priors
+            parts.append(self._match_images(own, truth, images, valid)[0])
         return torch.cat(parts)
 
     def _match_images(

@@ -205,6 +205,15 @@ _ONE_STAGE: dict[str, dict[str, Any]] = {
         "assigner": {"type": "TaskAlignedAssigner", "topk": 13},
         "train_cfg": {"initial_assigner": {"type": "ATSSAssigner", "topk": 9}},
     },
+    "RepPoints": {
+        "detector": "RepPointsDetector",
+        "type": "RepPointsHead",
+        "point_feat_channels": 16,
+        "train_cfg": {
+            "init": {"assigner": {"type": "PointAssigner", "scale": 4, "pos_num": 1}},
+            "refine": {"assigner": {"type": "MaxIoUAssigner", "pos_iou_thr": 0.5, "neg_iou_thr": 0.4}},
+        },
+    },
     "AutoAssign": {"type": "AutoAssignHead", "strides": (8, 16, 32, 64, 128)},
     "YOLOF": {
         "type": "YOLOFHead",
@@ -232,8 +241,10 @@ def one_stage(fill_by_name: Callable[[nn.Module], nn.Module]) -> Callable[..., A
     def make(detector: str, **arguments: Any) -> Any:
         cfg, own = _small_config(), dict(_ONE_STAGE[detector])
         assigner = arguments.pop("assigner", own.pop("assigner", None))
-        settings = {**cfg["train_cfg"], **own.pop("train_cfg", {}), "assigner": assigner}
-        cfg["train_cfg"] = assigner and settings
+        settings = own.pop("train_cfg", {})
+        if assigner or not settings:  # else it has several
+            settings = assigner and {**cfg["train_cfg"], **settings, "assigner": assigner}
+        cfg["train_cfg"] = settings
         cfg["backbone"].update(own.pop("backbone", {}))
         cfg["neck"] = own.pop("neck", cfg["neck"])
         if own.get("stacked_convs", 1) is None:  # a head that counts its convolutions otherwise

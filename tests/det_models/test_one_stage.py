@@ -20,6 +20,7 @@ RECORDS = {
     "FreeAnchor": "free_anchor/freeanchor_",
     "DDOD": "ddod/ddod_",
     "TOOD": "tood/tood_",
+    "RepPoints": "reppoints/reppoints-moment_r50_fpn_1x",
     "AutoAssign": "autoassign/autoassign_",
     "YOLOF": "yolof/yolof_",
 }

@@ -172,6 +172,16 @@ def ddod():
     return model
 
 
+def reppoints():
+    model = one_stage("RepPointsDetector", "RepPointsHead", point_feat_channels=16)
+    del model.bbox_head["anchor_generator"]
+    model.train_cfg = {
+        "init": {"assigner": {"type": "PointAssigner", "scale": 4, "pos_num": 1}},
+        "refine": {"assigner": matched_by_overlap(0.5)},
+    }
+    return model
+
+
 def autoassign():
     model = one_stage("AutoAssign", "AutoAssignHead", strides=(8, 16, 32, 64, 128))
     del model["train_cfg"], model.bbox_head["anchor_generator"]
@@ -550,6 +560,7 @@ EXAMPLES = {
         "models.models.FOVEA": lambda _: check_detector(fovea(), num_classes=5),
         "models.models.TOOD": lambda _: check_detector(tood(), num_classes=5),
         "models.models.DDOD": lambda _: check_detector(ddod(), num_classes=5),
+        "models.models.RepPointsDetector": lambda _: check_detector(reppoints(), num_classes=5),
         "models.models.AutoAssign": lambda _: check_detector(autoassign(), num_classes=5),
         "models.models.YOLOF": lambda _: check_detector(yolof(), num_classes=5),
         "models.models.FCOS": lambda _: check_detector(fcos(), num_classes=5),
