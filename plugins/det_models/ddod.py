@@ -39,6 +39,7 @@ from det_models.samplers import PseudoSampler
 from det_models.scale import Scale
 from det_models.towers import conv_tower, each_level
 from det_models.truth import GroundTruth
+from detcore.engine.message_hub import MessageHub
 from detcore.nn import ModuleList
 from detcore.nn.base_module import DeferredInit
 from detcore.nn.build import ConvCfg, NormCfg
@@ -46,6 +47,7 @@ from detcore.registry import MODELS, TASK_UTILS
 from detcore.structures import InstanceData
 from detcore.structures.bbox import bbox_overlaps
 
+_NOTE = "ddod/positives_per_level"  # what the run's notes hold, since published checkpoints do not
 _GROUP_NORM = {"type": "GN", "num_groups": 32, "requires_grad": True}
 _INIT_CFG = {
     "type": "Normal",
@@ -92,7 +94,8 @@ class DDODHead(DenseHead):
         init_cfg: How weights are initialised.
 
     Attributes:
-        cls_num_pos_samples_per_level: ``Tensor[levels]``, positives of each level since training began.
+        cls_num_pos_samples_per_level: ``Tensor[levels]``, positives of each level since training began, the
+            mean over ranks; no part of the state dict, but of a run's own checkpoints.
     """
 
     cls_num_pos_samples_per_level: Tensor
@@ -134,7 +137,6 @@ class DDODHead(DenseHead):
         self.conv_cfg = conv_cfg
         self.use_dcn = use_dcn
         self.norm_cfg = norm_cfg
-        # Published checkpoints do not hold it.
         counts = torch.zeros(self.prior_generator.num_levels)
         self.register_buffer("cls_num_pos_samples_per_level", counts, persistent=False)
         self._init_layers()
@@ -280,6 +282,17 @@ class DDODHead(DenseHead):
             lengths: Priors of each level.
         """
         found = torch.stack([(level > 0).sum() for level in matches.split(list(lengths), dim=1)])
-        self.cls_num_pos_samples_per_level += found
+        self._recall()
         counts = self.cls_num_pos_samples_per_level
+        counts += reduce_mean(found.float())
         return 2 - (counts - counts.min()) / (counts.max() - counts.min()).clamp(min=1e-10)
+
+    def _recall(self) -> None:
+        """Take up what was counted before the run was resumed, and let its checkpoints keep the counts."""
+        hub, counts = MessageHub.get_current_instance(), self.cls_num_pos_samples_per_level
+        noted = hub.get_info(_NOTE)
+        if noted is counts:
+            return
+        if noted is not None:
+            counts.copy_(noted)
+        hub.update_info(_NOTE, counts)

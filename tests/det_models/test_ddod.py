@@ -2,11 +2,13 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from det_models.ddod import DDOD, DDODHead
 
+from detcore.engine.message_hub import MessageHub
 from detcore.nn.deform_conv import DeformConv2dPack
 from detcore.structures import InstanceData
 from detcore.structures.bbox import bbox_overlaps
@@ -93,6 +95,21 @@ def test_levels_weigh_by_the_positives_of_all_steps(one_stage):
     assert "cls_num_pos_samples_per_level" not in head.state_dict()  # published checkpoints load strictly
     fresh = copy.deepcopy(one_stage("DDOD").bbox_head)
     assert fresh.level_factors(0 * first, lengths).tolist() == [2] * 5  # no positives, no difference
+
+
+def test_a_run_that_resumes_goes_on_counting(one_stage):
+    lengths = [3, 2, 1, 1, 1]
+    steps = torch.tensor([[[1, 2, 0, 1, -1, 0, 0, 0]], [[0, 0, 0, 1, 1, 1, 0, 0]]])
+    hub = MessageHub(SimpleNamespace())
+    head = one_stage("DDOD").bbox_head
+    head.level_factors(steps[0], lengths)
+    saved = copy.deepcopy(hub.state_dict())
+    want = head.level_factors(steps[1], lengths)
+    hub = MessageHub(SimpleNamespace())  # the run that goes on
+    hub.load_state_dict(saved)
+    later = one_stage("DDOD").bbox_head
+    assert torch.equal(later.level_factors(steps[1], lengths), want)
+    assert hub.state_dict()["infos"] == {"ddod/positives_per_level": later.cls_num_pos_samples_per_level}
 
 
 def test_crowds_are_neither_object_nor_background(one_stage, images, make_sample):
