@@ -78,6 +78,7 @@ def detcore_components(components: ComponentTable) -> None:
         "Conv": "torch.nn:Conv2d",
         "Conv1d": "torch.nn:Conv1d",
         "Conv2d": "torch.nn:Conv2d",
+        "Conv2dAdaptivePadding": "detcore.nn.adaptive_padding:Conv2dAdaptivePadding",
         "Conv3d": "torch.nn:Conv3d",
         "ConvModule": "detcore.nn.conv_module:ConvModule",
         "ConvTranspose2d": "torch.nn:ConvTranspose2d",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from det_models.neck_chain import chained
 from detcore.errors import ConfigError
 from detcore.nn import ModuleDict
 from detcore.nn.base_module import DeferredInit
@@ -53,11 +54,16 @@ class BaseDetector(nn.Module):
         if backbone is not None:
             self.backbone: nn.Module = MODELS.build(backbone)
             _tell_normalisation(self.backbone, self.data_preprocessor)
-        self.neck: nn.Module | None = MODELS.build(neck)
+        self.neck: nn.Module | None = MODELS.build(chained({"neck": neck})["neck"])
         self.init_cfg = init_cfg
         self._is_init = False
         if backbone is not None and self.neck is not None:
             _connect(self.backbone, self.neck)
+
+    @classmethod
+    def prepare_config(cls, cfg: dict[str, Any]) -> dict[str, Any]:
+        """Make one neck of a list of them."""
+        return chained(dict(cfg))
 
     @property
     def with_neck(self) -> bool:
@@ -180,7 +186,7 @@ class SingleStageDetector(BaseDetector):
 
         They stay where they were, too: constructors of users' own may ask for them.
         """
-        cfg = dict(cfg)
+        cfg = super().prepare_config(cfg)
         settings = {name: cfg.get(name) for name in ("train_cfg", "test_cfg")}
         if isinstance(cfg.get("bbox_head"), dict):
             given = {name: value for name, value in settings.items() if value is not None}

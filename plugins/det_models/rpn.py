@@ -81,7 +81,8 @@ class RPN(SingleStageDetector):
     @classmethod
     def prepare_config(cls, cfg: dict[str, Any]) -> dict[str, Any]:
         """Hand the head its part of ``train_cfg`` and ``test_cfg``."""
-        return with_settings(cfg, "rpn_head", "rpn") if isinstance(cfg.get("rpn_head"), dict) else dict(cfg)
+        cfg = super().prepare_config(cfg)
+        return with_settings(cfg, "rpn_head", "rpn") if isinstance(cfg.get("rpn_head"), dict) else cfg
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: Samples) -> Any:
         """Losses of the head, which learns all objects as one class."""

@@ -67,7 +67,7 @@ class TwoStageDetector(BaseDetector):
     @classmethod
     def prepare_config(cls, cfg: dict[str, Any]) -> dict[str, Any]:
         """Hand the heads their parts of ``train_cfg`` and ``test_cfg``, which they are the ones to use."""
-        cfg = dict(cfg)
+        cfg = super().prepare_config(cfg)
         for head, stage in _STAGES:
             if isinstance(cfg.get(head), dict):
                 cfg = with_settings(cfg, head, stage)

@@ -87,6 +87,11 @@ def test_channels_and_strides_describe_the_maps_of_odd_sizes(name):
             ("layer2.", "layer3.", "layer4."),
         ),
         ({"type": "RegNet", "arch": "regnetx_400mf", "frozen_stages": 0}, ("conv1.", "bn1."), ("layer1.",)),
+        (
+            {"type": "EfficientNet", "frozen_stages": 2},
+            ("layers.0.", "layers.1."),
+            ("layers.2.", "layers.6."),
+        ),
         ({**SWIN, "frozen_stages": 1}, ("patch_embed.", "stages.0.", "norm0."), ("stages.1.", "norm1.")),
     ],
 )
@@ -108,6 +113,7 @@ def test_frozen_stages_do_not_train(cfg, frozen, trained):
         {"type": "Res2Net", "depth": 50, "base_channels": 8, "stem_channels": 8},
         {"type": "RegNet", "arch": REGNET, "strides": (2, 2, 2), "dilations": (1, 1, 1), "out_indices": (2,)},
         {"type": "HRNet", "extra": STAGES},
+        {"type": "EfficientNet"},
         {**SWIN, "drop_path_rate": 0.0},
     ],
 )
@@ -133,6 +139,10 @@ def test_computing_again_changes_nothing_but_memory(cfg):
         ({"type": "RegNet", "arch": "regnetx_800mf", "strides": (2, 2)}, "4 stages"),
         ({"type": "RegNet", "arch": "regnetx_800mf", "out_indices": (4,)}, "out_indices"),
         ({"type": "HRNet", "extra": {**STAGES, "stage3": STAGES["stage2"]}}, "stage3"),
+        ({"type": "EfficientNet", "arch": "b9"}, "b8"),
+        ({"type": "EfficientNet", "out_indices": (7,)}, "out_indices"),
+        ({"type": "PyramidVisionTransformer", "num_layers": (1, 1)}, "num_layers"),
+        ({"type": "PyramidVisionTransformerV2", "out_indices": (4,)}, "out_indices"),
         ({**SWIN, "patch_size": 2}, "strides"),
         ({**SWIN, "num_heads": (2,)}, "num_heads"),
         ({**SWIN, "out_indices": (2,)}, "out_indices"),
@@ -158,6 +168,77 @@ def test_hrnet_gives_the_finest_map_alone_where_asked():
     net = MODELS.build({"type": "HRNet", "extra": STAGES, "multiscale_output": False})
     assert (net.out_channels, net.out_strides) == ((8,), (4,))
     assert [each.shape for each in net(torch.rand(1, 3, 64, 64))] == [(1, 8, 16, 16)]
+
+
+def test_edge_networks_build_with_the_channels_of_the_authors():
+    with torch.device("meta"):
+        net = MODELS.build({"type": "EfficientNet", "arch": "el", "out_indices": (0, 1, 3, 5, 6)})
+    assert net.out_channels == (40, 32, 56, 232, 1536)
+    assert net.out_strides == (2, 2, 8, 32, 32)
+    assert net.layers[1][1].conv1.conv.out_channels == 128  # the second block is wider
+
+
+# ------------------------------------------------------------------------------------------------- PVT
+
+PVT = {
+    "embed_dims": 8, "num_stages": 2, "num_layers": (1, 2), "num_heads": (1, 2), "sr_ratios": (2, 1),
+    "out_indices": (0, 1), "mlp_ratios": (2, 2),
+}  # fmt: skip
+PVT_1 = {
+    "type": "PyramidVisionTransformer", **PVT, "pretrain_img_size": 32, "patch_sizes": (4, 2),
+    "strides": (4, 2), "paddings": (0, 0),
+}  # fmt: skip
+
+
+def authors_pvt(state):
+    """The weights of our network of two stages as the authors' classifier would hold them."""
+    theirs = {"head.weight": torch.rand(10, 16), "norm.weight": torch.rand(16)}
+    theirs["cls_token"] = torch.rand(1, 1, 16)
+    for ours, value in state.items():
+        _, stage, part, rest = ours.split(".", 3)
+        number = int(stage) + 1
+        if part == "0":
+            theirs[f"patch_embed{number}.{rest.replace('projection', 'proj')}"] = value
+            continue
+        block, _, name = rest.partition(".")
+        if name == "pos_embed":
+            value = torch.cat([torch.rand(1, 1, 16), value], 1) if number == 2 else value
+            theirs[f"pos_embed{number}"] = value
+            continue
+        start = f"block{number}.{int(block) - 1}."
+        if "in_proj_" in name:
+            third = len(value) // 3
+            kind = name.rpartition("_")[2]
+            theirs[f"{start}attn.q.{kind}"], theirs[f"{start}attn.kv.{kind}"] = value[:third], value[third:]
+            continue
+        name = name.replace("attn.attn.out_proj", "attn.proj")
+        name = name.replace("ffn.layers.0", "mlp.fc1").replace("ffn.layers.3", "mlp.fc2")
+        theirs[start + name] = value[:, :, 0, 0] if "mlp" in name and value.ndim == 4 else value
+    return theirs
+
+
+def test_pvts_authors_weights_are_converted(tmp_path):
+    source = filled(MODELS.build(PVT_1))
+    theirs = authors_pvt(source.state_dict())
+    assert {"block2.1.attn.q.bias", "block1.0.attn.sr.weight", "block1.0.mlp.fc1.weight"} <= theirs.keys()
+    file = tmp_path / "pvt.pth"
+    torch.save(theirs, file)
+    net = MODELS.build({**PVT_1, "init_cfg": {"checkpoint": str(file)}})  # no type: as older configs write it
+    net.init_weights()
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, source.state_dict()[name]), name
+
+
+def test_pvts_second_version_has_its_own_names():
+    from det_backbones.pvt_weights import converted
+
+    state = {
+        "block1.0.mlp.dwconv.dwconv.weight": torch.rand(4, 1, 3, 3),
+        "block1.0.mlp.fc2.weight": torch.rand(2, 4),
+        "norm1.weight": torch.rand(2),
+    }
+    names = ["layers.0.1.0.ffn.layers.1.weight", "layers.0.1.0.ffn.layers.4.weight", "layers.0.2.weight"]
+    assert list(converted(state, with_positions=False)) == names
 
 
 # ------------------------------------------------------------------------------------------------- Swin

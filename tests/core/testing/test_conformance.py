@@ -449,7 +449,10 @@ EXAMPLES = {
         **{
             f"backbones.models.{given['type']}": partial(lambda _, given: check_backbone(given), given=given)
             for given in (
+                {"type": "EfficientNet", "out_indices": (2, 3)},
                 {"type": "HRNet", "extra": HR_STAGES},
+                {"type": "PyramidVisionTransformer", "embed_dims": 8, "num_layers": (1, 1, 1, 1)},
+                {"type": "PyramidVisionTransformerV2", "embed_dims": 8, "num_layers": (1, 1, 1, 1)},
                 {"type": "RegNet", "arch": "regnetx_400mf"},
                 {"type": "Res2Net", "depth": 50, "base_channels": 16, "stem_channels": 16},
                 {"type": "SwinTransformer", "embed_dims": 12, "depths": (2, 2, 1, 1), "window_size": 4},
@@ -523,6 +526,23 @@ EXAMPLES = {
             )
             for name in ("HRFPN", "PAFPN")
         },
+        "models.models.NASFPN": lambda _: check_neck(
+            {"type": "NASFPN", "out_channels": 8, "stack_times": 2, "norm_cfg": STANDARDISED["norm_cfg"]},
+            in_channels=[8, 16, 32, 64],
+        ),
+        "models.models.DyHead": lambda _: check_neck(
+            {"type": "DyHead", "in_channels": 16, "out_channels": 32, "num_blocks": 2}, in_channels=[16] * 4
+        ),
+        "models.models.NeckChain": lambda _: check_neck(
+            {
+                "type": "NeckChain",
+                "necks": [
+                    {"type": "FPN", "in_channels": "auto", "out_channels": 16},
+                    {"type": "DyHead", "in_channels": 16, "out_channels": 16, "num_blocks": 1},
+                ],
+            },
+            in_channels=[8, 16, 32, 64],
+        ),
         "timm.models.TIMMBackbone": lambda _: [
             check_backbone({"type": "timm.TIMMBackbone", "model_name": name}, size=(64, 96), tolerance=1e-3)
             for name in ("resnet18", "test_efficientnet", "test_convnext", "test_vit")
@@ -537,7 +557,8 @@ EXAMPLES = {
             name=name,
         )
         for name in (
-            "Conv", "Conv1d", "Conv2d", "Conv3d", "ConvModule", "ConvTranspose2d", "ConvTranspose3d",
+            "Conv", "Conv1d", "Conv2d", "Conv2dAdaptivePadding", "Conv3d", "ConvModule",
+            "ConvTranspose2d", "ConvTranspose3d",
             "ConvWS", "DCN", "DCNv2", "DepthwiseSeparableConvModule", "deconv", "deconv3d",
         )
     },
