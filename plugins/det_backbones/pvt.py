@@ -235,7 +235,7 @@ class PyramidVisionTransformer(BaseModule):
         norm_cfg: NormCfg = _LAYER_NORM,
         pretrained: str | None = None,
         convert_weights: bool = True,
-        init_cfg: DeferredInit = None,
+        init_cfg: DeferredInit | dict[str, Any] = None,
     ) -> None:
         each_stage = {
             "num_layers": num_layers, "num_heads": num_heads, "patch_sizes": patch_sizes, "strides": strides,

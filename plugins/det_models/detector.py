@@ -41,7 +41,7 @@ class BaseDetector(nn.Module):
     def __init__(
         self,
         backbone: nn.Module | None = None,
-        neck: nn.Module | None = None,
+        neck: nn.Module | Sequence[nn.Module] | None = None,
         data_preprocessor: nn.Module | None = None,
         init_cfg: DeferredInit = None,
     ) -> None:
@@ -166,7 +166,7 @@ class SingleStageDetector(BaseDetector):
     def __init__(
         self,
         backbone: nn.Module,
-        neck: nn.Module | None = None,
+        neck: nn.Module | Sequence[nn.Module] | None = None,
         bbox_head: nn.Module | None = None,
         train_cfg: dict[str, Any] | None = None,
         test_cfg: dict[str, Any] | None = None,

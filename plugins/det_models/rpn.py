@@ -65,7 +65,7 @@ class RPN(SingleStageDetector):
     def __init__(
         self,
         backbone: nn.Module,
-        neck: nn.Module | None = None,
+        neck: nn.Module | Sequence[nn.Module] | None = None,
         rpn_head: nn.Module | None = None,
         train_cfg: TwoStageTrainCfg | None = None,
         test_cfg: TwoStageTestCfg | None = None,

@@ -41,7 +41,7 @@ class TwoStageDetector(BaseDetector):
     def __init__(
         self,
         backbone: nn.Module,
-        neck: nn.Module | None = None,
+        neck: nn.Module | Sequence[nn.Module] | None = None,
         rpn_head: nn.Module | None = None,
         roi_head: nn.Module | None = None,
         train_cfg: TwoStageTrainCfg | None = None,
