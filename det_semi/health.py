@@ -1,8 +1,8 @@
 """How good a teacher's pseudo labels look, in figures for the log, and a warning when they do not.
 
-Numbers of boxes are known on the host, so that none of this waits for the device. Only
-:meth:`PseudoLabelHealth.agreement` runs a network, once in ``AGREEMENT_INTERVAL`` steps, and only the
-comparison with a known truth reads boxes back.
+Boxes are counted where they are, so that counting does not wait for the device; the watch over the teacher
+reads its sums once in ``WINDOW`` steps. Only :meth:`PseudoLabelHealth.agreement` runs a network, once in
+``AGREEMENT_INTERVAL`` steps, and only the comparison with a known truth reads boxes back in each step.
 """
 
 import logging
@@ -66,43 +66,44 @@ class PseudoLabelHealth:
             threshold: Score that a box must exceed for its class to be learnt.
             criteria: Rules by name; each gives a ``BoolTensor[N]``.
         """
-        certain = chosen(pseudo, above(threshold))
-        images, total = len(certain), count(certain)
-        self._watch.see(len(labelled), count(labelled), images, total, threshold)
-        like = pseudo[0].gt_instances.scores
-        empty = sum(not len(sample.gt_instances) for sample in certain)
+        images, number = len(pseudo), max(count(pseudo), 1)
+        flags = [above(threshold)(sample.gt_instances) for sample in pseudo]
+        per_image = torch.stack([each.sum() for each in flags])
+        self._watch.see(len(labelled), count(labelled), images, per_image.sum(), threshold)
         entries = {
-            "pseudo_per_image": _figure(total / images, like),
-            "pseudo_empty_images": _figure(empty / images, like),
+            "pseudo_per_image": per_image.float().mean(),
+            "pseudo_empty_images": (per_image == 0).float().mean(),
         }
         for name, rule in criteria.items():
-            kept = count(chosen(pseudo, rule)) / max(count(pseudo), 1)
-            entries[f"pseudo_kept_{name}"] = _figure(kept, like)
+            kept = torch.stack([rule(sample.gt_instances).sum() for sample in pseudo]).sum()
+            entries[f"pseudo_kept_{name}"] = kept / number
         if self.classes:
-            labels = torch.cat([sample.gt_instances.labels for sample in certain])
+            labels = torch.cat([sample.gt_instances.labels for sample in pseudo])
             numbers = torch.arange(len(self.classes), device=labels.device)
-            of_class = (labels[:, None] == numbers).sum(0) / images
+            of_class = ((labels[:, None] == numbers) & torch.cat(flags)[:, None]).sum(0) / images
             entries.update(
-                (f"pseudo_per_image/{name}", of_class[number]) for number, name in enumerate(self.classes)
+                (f"pseudo_per_image/{name}", of_class[label]) for label, name in enumerate(self.classes)
             )
         return entries
 
-    def against_truth(self, pseudo: Samples) -> dict[str, Tensor]:
+    def against_truth(self, pseudo: Samples, threshold: float) -> dict[str, Tensor]:
         """Precision and recall of the boxes that are learnt from, where the truth is known.
 
         Args:
             pseudo: The teacher's boxes in pixels of the original images, with ``scores``.
+            threshold: Score that a box must exceed for its class to be learnt.
         """
         if self.truth is None:
             return {}
+        certain = chosen(pseudo, above(threshold))
         right, wanted = 0, 0
-        for sample in pseudo:
+        for sample in certain:
             truth = self.truth.of(sample)
             right += matches(sample.gt_instances, truth)
             wanted += len(truth)
         like = pseudo[0].gt_instances.scores
         return {
-            "pseudo_precision": _figure(right / max(count(pseudo), 1), like),
+            "pseudo_precision": _figure(right / max(count(certain), 1), like),
             "pseudo_recall": _figure(right / max(wanted, 1), like),
         }
 
@@ -147,21 +148,25 @@ class TeacherWatch:
         self._forget()
 
     def _forget(self) -> None:
-        self._steps = self._labelled = self._labels = self._images = self._boxes = 0
+        self._steps = self._labelled = self._labels = self._images = 0
+        self._boxes: Tensor | int = 0
 
-    def see(self, labelled: int, labels: int, images: int, boxes: int, threshold: float) -> None:
-        """Take in a step: labelled images and their boxes, unlabelled images and their pseudo boxes."""
+    def see(self, labelled: int, labels: int, images: int, boxes: Tensor | int, threshold: float) -> None:
+        """Take in a step: labelled images and their boxes, unlabelled images and their pseudo boxes.
+
+        The last may be a ``Tensor[]``, which is read at the end of the window.
+        """
         self._steps += 1
         self._labelled += labelled
         self._labels += labels
         self._images += images
-        self._boxes += boxes
+        self._boxes = self._boxes + boxes
         if self._steps == self.window:
             self._judge(threshold)
             self._forget()
 
     def _judge(self, threshold: float) -> None:
-        usual, found = self._labels / self._labelled, self._boxes / self._images
+        usual, found = self._labels / self._labelled, float(self._boxes) / self._images
         state = "silent" if found < SILENT * usual else "flooding" if found > FLOODING * usual else ""
         if state and state != self._said:
             what = f"{found:.2f} boxes an image above cls_pseudo_thr={threshold:g} in {self.window} steps"

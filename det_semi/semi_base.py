@@ -252,7 +252,7 @@ class SemiBaseDetector(nn.Module):
     ) -> dict[str, Tensor]:
         threshold = self.semi_train_cfg.cls_pseudo_thr
         entries = self.health.counts(labelled, pseudo, threshold, self._criteria())
-        entries.update(self.health.against_truth(chosen(origin, above(threshold))))
+        entries.update(self.health.against_truth(origin, threshold))
         if self.health.is_agreement_due:
             entries.update(self.health.agreement(self.student, view, pseudo, threshold))
         return entries

@@ -66,8 +66,9 @@ class CustomFigure(TypedDict, total=False):
 class LogProcessor:
     """Turns what the steps recorded into one line and one record.
 
-    Losses, norms and times are smoothed by the mean over the last ``window_size`` values; everything else is
-    shown as it is.
+    Losses, norms, times and figures of pseudo labels are smoothed by the mean over the last ``window_size``
+    values; everything else is shown as it is. Figures with a slash in their name, those of single classes,
+    are in the record alone.
 
     Args:
         window_size: Length of the smoothing window, in steps.

@@ -133,12 +133,12 @@ def test_precision_and_recall_are_those_of_the_truth(tmp_path):
     truth = UnlabeledTruth(str(coco(tmp_path)), ("a", "b"))
     health = PseudoLabelHealth(("a", "b"), truth)
     found = [sample(instances([BOX, [0, 50, 9, 60], FAR], [0, 0, 0]), image=7)]
-    got = health.against_truth(found)
+    got = health.against_truth(found, 0.5)
     assert float(got["pseudo_precision"]) == pytest.approx(1 / 3)
     assert float(got["pseudo_recall"]) == pytest.approx(1 / 2)
-    nothing = health.against_truth([sample(instances([]), image=7)])
+    nothing = health.against_truth([sample(instances([]), image=7)], 0.5)
     assert (float(nothing["pseudo_precision"]), float(nothing["pseudo_recall"])) == (0.0, 0.0)
-    assert PseudoLabelHealth().against_truth(found) == {}
+    assert PseudoLabelHealth().against_truth(found, 0.5) == {}
 
 
 def test_labels_follow_the_detectors_classes_not_the_files_order(tmp_path):
