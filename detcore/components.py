@@ -202,6 +202,8 @@ def detcore_components(components: ComponentTable) -> None:
         "AutoAugment": "detcore.data.transforms.auto_augment:AutoAugment",
         "AutoContrast": "detcore.data.transforms.color:AutoContrast",
         "Brightness": "detcore.data.transforms.color:Brightness",
+        "CachedMixUp": "detcore.data.transforms.mix_cached:CachedMixUp",
+        "CachedMosaic": "detcore.data.transforms.mix_cached:CachedMosaic",
         "Color": "detcore.data.transforms.color:Color",
         "ColorTransform": "detcore.data.transforms.color:ColorTransform",
         "Compose": "detcore.data.transforms.compose:Compose",

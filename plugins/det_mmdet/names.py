@@ -48,7 +48,6 @@ NEEDS_SEMI = "det-semi has it (pip install det-semi)"
 TRACKING = "tracking and re-identification are not part of detcore"
 LANGUAGE = "detection guided by language is not part of detcore"
 FRAMEWORKS = "it needs another training framework; detcore trains with plain PyTorch (AmpOptimWrapper)"
-CACHES = "a cache in each worker breaks exact resume; Mosaic and MixUp in a MultiImageMixDataset do the same"
 
 _REASONS = (  # the first that matches
     (re.compile(r"Track|ReID|SORT|ByteTrack|QDTrack|QuasiDense|MOT|YouTubeVIS"), TRACKING),
@@ -63,7 +62,6 @@ _REASONS = (  # the first that matches
     (re.compile(r"FusedAdam|FusedLamb|OnebitAdam|OnebitLamb|ZeroOneAdam"), FRAMEWORKS),
     (re.compile(r"^Optimizer$"), "it is the base of all optimisers and optimises nothing itself"),
     (re.compile(r"RFSearchHook"), "networks do not change their shape while they train"),
-    (re.compile(r"CachedMosaic|CachedMixUp"), CACHES),
     (re.compile(r"MultiDataAspectRatio"), "AspectRatioBatchSampler groups by shape, MultiDataSampler by set"),
     (re.compile(r"NPU"), "Ascend's profiler is not part of detcore; ProfilerHook profiles with PyTorch"),
     (re.compile(r"Sparse(Conv|Inverse)|SubM"), "sparse convolutions are for point clouds"),

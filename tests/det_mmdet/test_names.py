@@ -33,7 +33,7 @@ def test_every_component_of_the_reference_that_we_have_is_reached_through_its_sc
     (MODELS, "GroundingDINO", "language"),
     (MODELS, "CornerNet", "does not have it yet"),
     (HOOKS, "NPUProfilerHook", "ProfilerHook"),
-    (TRANSFORMS, "CachedMosaic", "exact resume"),
+    (TRANSFORMS, "Albu", "does not have it yet"),
     (MODELS, "mmpretrain.ResNet", "det-timm"),
 ])  # fmt: skip
 def test_what_is_not_there_says_why(registry, name, reason):

@@ -19,9 +19,12 @@ class BaseTransform(ABC):
     Attributes:
         carries_proposals: Whether the transform keeps ``proposals`` in step with the image, by moving them or
             because it moves nothing.
+        remembers: Whether what comes out depends on samples before it too. A copy, such as each worker gets,
+            remembers nothing.
     """
 
     carries_proposals: bool = False
+    remembers: bool = False
 
     def __call__(self, results: Results) -> Results | None:
         """Apply the transform."""

@@ -696,6 +696,8 @@ EXAMPLES = {
             )
             for given in (
                 {"type": "AutoAugment"},
+                {"type": "CachedMixUp", "img_scale": (64, 48)},
+                {"type": "CachedMosaic", "img_scale": (64, 48)},
                 *(
                     {"type": name}
                     for name in (
