@@ -231,6 +231,7 @@ def detcore_components(components: ComponentTable) -> None:
         "RandAugment": "detcore.data.transforms.auto_augment:RandAugment",
         "RandomAffine": "detcore.data.transforms.affine:RandomAffine",
         "RandomApply": "detcore.data.transforms.compose:RandomApply",
+        "RandomCenterCropPad": "detcore.data.transforms.center_crop:RandomCenterCropPad",
         "RandomChoice": "detcore.data.transforms.compose:RandomChoice",
         "RandomChoiceResize": "detcore.data.transforms.resize:RandomChoiceResize",
         "RandomCrop": "detcore.data.transforms.crop:RandomCrop",
