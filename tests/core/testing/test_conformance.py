@@ -199,6 +199,17 @@ def centernet():
     return model
 
 
+def centernet():
+    """One map of stride 4, on which objects are peaks."""
+    model = detector()
+    model.type = "CenterNet"
+    model.neck = CT_NECK
+    model.bbox_head = {"type": "CenterNetHead", "num_classes": 5, "in_channels": 8, "feat_channels": 8}
+    del model["train_cfg"]
+    model.test_cfg = {"topk": 20, "local_maximum_kernel": 3}
+    return model
+
+
 def yolof():
     model = detector()
     model.type = "YOLOF"
@@ -233,6 +244,10 @@ DILATED = {
 }  # fmt: skip
 CT_NECK = {
     "type": "CTResNetNeck", "in_channels": 64, "num_deconv_filters": (16, 8, 8), "num_deconv_kernels": (4, 4, 4),
+}  # fmt: skip
+CT_NECK = {
+    "type": "CTResNetNeck", "in_channels": 64,
+    "num_deconv_filters": (16, 8, 8), "num_deconv_kernels": (4, 4, 4),
 }  # fmt: skip
 REGION = {"score_thr": 0.0, "nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 20}
 PROPOSALS = {"nms_pre": 60, "max_per_img": 30, "nms": {"type": "nms", "iou_threshold": 0.7}}
@@ -543,6 +558,10 @@ EXAMPLES = {
         "models.models.CTResNetNeck": lambda _: [
             check_neck({**CT_NECK, "use_dcn": use_dcn}, in_channels=[8, 16, 32, 64]) for use_dcn in (True, False)
         ],
+        "models.models.CTResNetNeck": lambda _: [
+            check_neck({**CT_NECK, "use_dcn": use_dcn}, in_channels=[8, 16, 32, 64])
+            for use_dcn in (True, False)
+        ],
         "models.models.NASFPN": lambda _: check_neck(
             {"type": "NASFPN", "out_channels": 8, "stack_times": 2, "norm_cfg": STANDARDISED["norm_cfg"]},
             in_channels=[8, 16, 32, 64],
@@ -600,6 +619,7 @@ EXAMPLES = {
         "models.models.DDOD": lambda _: check_detector(ddod(), num_classes=5),
         "models.models.RepPointsDetector": lambda _: check_detector(reppoints(), num_classes=5),
         "models.models.AutoAssign": lambda _: check_detector(autoassign(), num_classes=5),
+        "models.models.CenterNet": lambda _: check_detector(centernet(), num_classes=5),
         "models.models.CenterNet": lambda _: check_detector(centernet(), num_classes=5),
         "models.models.YOLOF": lambda _: check_detector(yolof(), num_classes=5),
         "models.models.FCOS": lambda _: check_detector(fcos(), num_classes=5),
@@ -672,6 +692,9 @@ EXAMPLES = {
         ),
         "models.models.QualityFocalLoss": lambda _: check_loss(
             {"type": "QualityFocalLoss"}, logits(), logits().flip(0).sigmoid()
+        ),
+        "models.models.GaussianFocalLoss": lambda _: check_loss(
+            {"type": "GaussianFocalLoss"}, logits().sigmoid(), logits().flip(0).sigmoid().round(decimals=1)
         ),
         "models.models.GaussianFocalLoss": lambda _: check_loss(
             {"type": "GaussianFocalLoss"}, logits().sigmoid(), logits().flip(0).sigmoid().round(decimals=1)
