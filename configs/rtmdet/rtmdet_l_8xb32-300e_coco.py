@@ -1,9 +1,11 @@
 # RTMDet-L (Lyu et al., "RTMDet: An Empirical Study of Designing Real-Time Object Detectors", 2022) on COCO: 300 epochs of
 # mosaic and mixup, the last 20 without either.
 #
-# The published recipe draws the further pictures of mosaic and mixup from a cache in each loader worker (CachedMosaic,
-# CachedMixUp), which makes a run depend on the number of workers. Here Mosaic and MixUp of a MultiImageMixDataset stand for
-# them: their pictures come from the whole data set, and mixup's second one is a plain picture where the cache held mosaics.
+# The further pictures of both come from a cache in each loader worker, so that a run depends on the number of workers and a
+# resumed one begins with empty caches. Where that must not be, put Mosaic and MixUp of a MultiImageMixDataset in their place.
+#
+# The rate is for batches of 256 images, but auto_scale_lr is the schedule's, for 16, as in the published file: before
+# --auto-scale-lr, set auto_scale_lr.base_batch_size to the batch of the file's name (8xb32: 256).
 _base_ = [
     '../_base_/datasets/coco_detection.py',
     '../_base_/schedules/schedule_1x.py',
@@ -68,22 +70,27 @@ model = dict(
     ),
 )
 
-load_pipeline = [
+train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
     dict(type='LoadAnnotations', with_bbox=True),
-]
-train_pipeline = [
-    dict(type='Mosaic', img_scale=(640, 640), pad_val=114.0),
+    dict(type='CachedMosaic', img_scale=(640, 640), pad_val=114.0),
     dict(type='RandomResize', scale=(1280, 1280), ratio_range=(0.1, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=(640, 640)),
     dict(type='YOLOXHSVRandomAug'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='Pad', size=(640, 640), pad_val=dict(img=(114, 114, 114))),
-    dict(type='MixUp', img_scale=(640, 640), ratio_range=(1.0, 1.0), pad_val=114.0),
+    dict(
+        type='CachedMixUp',
+        img_scale=(640, 640),
+        ratio_range=(1.0, 1.0),
+        max_cached_images=20,
+        pad_val=(114, 114, 114),
+    ),
     dict(type='PackDetInputs'),
 ]
 train_pipeline_stage2 = [
-    *load_pipeline,
+    dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
+    dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomResize', scale=(640, 640), ratio_range=(0.1, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=(640, 640)),
     dict(type='YOLOXHSVRandomAug'),
@@ -99,16 +106,13 @@ test_pipeline = [
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 
-plain = _base_.train_dataloader.dataset
-plain.pipeline = load_pipeline
 train_dataloader = dict(
     batch_size=32,
     num_workers=10,
     batch_sampler=None,
     pin_memory=True,
-    dataset=dict(_delete_=True, type='MultiImageMixDataset', dataset=plain, pipeline=train_pipeline),
+    dataset=dict(pipeline=train_pipeline),
 )
-del plain
 val_dataloader = dict(batch_size=5, num_workers=10, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
@@ -155,5 +159,3 @@ custom_hooks = [
         switch_pipeline=train_pipeline_stage2,
     ),
 ]
-
-auto_scale_lr = dict(base_batch_size=256)  # the published file inherits 16, at which --auto-scale-lr would go wrong

@@ -10,17 +10,26 @@ model = dict(
 )
 
 train_pipeline = [
-    dict(type='Mosaic', img_scale=(1280, 1280), pad_val=114.0),
+    dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='CachedMosaic', img_scale=(1280, 1280), pad_val=114.0),
     dict(type='RandomResize', scale=(2560, 2560), ratio_range=(0.1, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=(1280, 1280)),
     dict(type='YOLOXHSVRandomAug'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='Pad', size=(1280, 1280), pad_val=dict(img=(114, 114, 114))),
-    dict(type='MixUp', img_scale=(1280, 1280), ratio_range=(1.0, 1.0), pad_val=114.0),
+    dict(
+        type='CachedMixUp',
+        img_scale=(1280, 1280),
+        ratio_range=(1.0, 1.0),
+        max_cached_images=20,
+        pad_val=(114, 114, 114),
+    ),
     dict(type='PackDetInputs'),
 ]
 train_pipeline_stage2 = [
-    *_base_.load_pipeline,
+    dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
+    dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomResize', scale=(1280, 1280), ratio_range=(0.1, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=(1280, 1280)),
     dict(type='YOLOXHSVRandomAug'),
@@ -45,7 +54,6 @@ stage2_num_epochs = 20
 
 base_lr = 0.004 * 32 / 256  # for 4 GPUs with 8 images each
 optim_wrapper = dict(optimizer=dict(lr=base_lr))
-auto_scale_lr = dict(base_batch_size=32)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1.0e-5, by_epoch=False, begin=0, end=1000),
     dict(

@@ -380,12 +380,13 @@ class DenseHead(BaseModule):
         if cfg.min_bbox_size >= 0:
             worth &= (boxes[..., 2:] - boxes[..., :2] > cfg.min_bbox_size).all(-1)
         scores = best.scores if best.factors is None else best.scores * best.factors
-        groups = self.suppression_groups(best)
+        groups, further = self.suppression_groups(best), self.candidate_fields(best)
         results = []
         for number, kept in enumerate(torch.nonzero(worth)[:, 1].split(worth.sum(1).tolist())):
             instances = InstanceData(
                 bboxes=boxes[number, kept], scores=scores[number, kept], labels=best.labels[number, kept]
             )
+            instances.set_data({name: each[number, kept] for name, each in further.items()})
             nms = cfg.nms if with_nms else None
             results.append(suppress(instances, nms, cfg.max_per_img, groups[number, kept]))
         return results
@@ -397,3 +398,7 @@ class DenseHead(BaseModule):
     def suppression_groups(self, best: Candidates) -> Tensor:
         """Within which boxes suppress one another, ``LongTensor[B, N]``: classes, unless a head says else."""
         return best.labels
+
+    def candidate_fields(self, best: Candidates) -> dict[str, Tensor]:
+        """What else results are to hold of candidates, ``Tensor[B, N, ...]`` by name, if a head says so."""
+        return {}

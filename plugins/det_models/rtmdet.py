@@ -9,43 +9,44 @@ Training: which cells answer for which object follows from what they predict
 (:class:`DynamicSoftLabelAssigner`). The score of a class is the quality of the box, too: the IoU of the
 predicted box with its object is what the score of the object's class is to be (:class:`QualityFocalLoss`).
 The box loss (GIoU) of each cell counts as much as that IoU. Both sums are divided by the sum of these IoUs.
+The heads with masks are in :mod:`det_models.rtmdet_ins`.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from det_models.anchors import AnchorGenerator
-from det_models.coders import BaseBBoxCoder, DistancePointBBoxCoder
 from det_models.dense import DenseHead, Losses
 from det_models.dense_cfg import DenseTestCfg, DenseTrainCfg
-from det_models.dense_targets import regressed_rows, valid_priors
 from det_models.detector import SingleStageDetector
-from det_models.dynamic_k_assign import PredictedMatches, match_predictions
-from det_models.host import reduce_mean
-from det_models.losses.gfocal import QualityFocalLoss
-from det_models.losses.iou import GIoULoss
 from det_models.metainfo import MetaInfo
-from det_models.points import MlvlPointGenerator
-from det_models.postprocess import flatten_levels
+from det_models.rtmdet_layers import (
+    GROUP_NORM,
+    RELU,
+    SILU,
+    Coder,
+    Generator,
+    each_last,
+    geometric_mean_logit,
+    last,
+    set_up_cells,
+    set_up_layers,
+    start_rare,
+    through,
+    tower,
+    towers,
+)
+from det_models.rtmdet_losses import detection_losses, match_cells
 from det_models.scale import Scale
-from det_models.truth import GroundTruth
+from det_models.towers import each_level
 from detcore.engine import distributed
-from detcore.nn import ConvModule, ModuleList, bias_init_with_prob, constant_init, is_norm, normal_init
+from detcore.nn import ModuleList
 from detcore.nn.base_module import DeferredInit
 from detcore.nn.build import ActCfg, ConvCfg, NormCfg
 from detcore.nn.csp import BATCH_NORM, conv_kind
-from detcore.registry import TASK_UTILS
 from detcore.structures import InstanceData
-
-_PRIOR_PROBABILITY = 0.01
-_EPS = 1e-5  # of a probability, before its logit is taken
-_GROUP_NORM = {"type": "GN", "num_groups": 32, "requires_grad": True}
-_RELU = {"type": "ReLU"}
-_SILU = {"type": "SiLU"}
 
 
 class RTMDet(SingleStageDetector):
@@ -107,95 +108,54 @@ class RTMDetHead(DenseHead):
         ValueError: The generator makes boxes or several points a cell.
     """
 
-    cls_convs: Any  # of all levels, or one of each
-    reg_convs: Any
-    rtm_cls: Any
-    rtm_reg: Any
-    rtm_obj: Any
+    strides: list[int]
 
     def __init__(
         self,
         num_classes: int,
         in_channels: int,
         with_objectness: bool = True,
-        act_cfg: ActCfg = _RELU,
+        act_cfg: ActCfg = RELU,
         pred_kernel_size: int = 3,
         stacked_convs: int = 4,
         conv_cfg: ConvCfg = None,
-        norm_cfg: NormCfg = _GROUP_NORM,
+        norm_cfg: NormCfg = GROUP_NORM,
         reg_decoded_bbox: bool = True,
         loss_centerness: nn.Module | None = None,
         init_cfg: DeferredInit = None,
         feat_channels: int = 256,
-        anchor_generator: Annotated[AnchorGenerator | MlvlPointGenerator | None, TASK_UTILS] = None,
-        bbox_coder: Annotated[BaseBBoxCoder | None, TASK_UTILS] = None,
+        anchor_generator: Generator = None,
+        bbox_coder: Coder = None,
         loss_cls: nn.Module | None = None,
         loss_bbox: nn.Module | None = None,
         train_cfg: DenseTrainCfg | None = None,
         test_cfg: DenseTestCfg | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        self.set_up(
-            num_classes,
-            in_channels,
-            prior_generator=anchor_generator or MlvlPointGenerator([8, 16, 32], offset=0),
-            bbox_coder=bbox_coder or DistancePointBBoxCoder(),
-            loss_cls=loss_cls or QualityFocalLoss(),
-            loss_bbox=loss_bbox or GIoULoss(loss_weight=2.0),
-            reg_decoded_bbox=reg_decoded_bbox,
-            train_cfg=train_cfg,
-            test_cfg=test_cfg,
-        )
-        if isinstance(self.prior_generator, AnchorGenerator) or self.num_base_priors != 1:
-            raise ValueError(
-                f"{type(self).__name__} takes one point a cell (anchor_generator=dict(type="
-                f"'MlvlPointGenerator', ...)), got {self.prior_generator}"
-            )
-        self.strides: list[int] = [stride for stride, _ in self.prior_generator.strides]
-        self.with_objectness: bool = with_objectness
-        self.act_cfg = act_cfg
-        self.pred_kernel_size: int = pred_kernel_size
-        self.stacked_convs: int = stacked_convs
-        self.conv_cfg = conv_cfg
-        self.norm_cfg = norm_cfg
-        self.feat_channels: int = feat_channels
-        self._init_layers()
+        set_up_cells(
+            self, num_classes, in_channels,
+            anchor_generator=anchor_generator, bbox_coder=bbox_coder, loss_cls=loss_cls, loss_bbox=loss_bbox,
+            reg_decoded_bbox=reg_decoded_bbox, train_cfg=train_cfg, test_cfg=test_cfg,
+        )  # fmt: skip
+        set_up_layers(
+            self, with_objectness=with_objectness, act_cfg=act_cfg, pred_kernel_size=pred_kernel_size,
+            stacked_convs=stacked_convs, conv_cfg=conv_cfg, norm_cfg=norm_cfg, feat_channels=feat_channels,
+        )  # fmt: skip
 
     def _init_layers(self) -> None:
         """Make the layers; a head of a user's own may make others."""
-        self.cls_convs, self.reg_convs = self._tower(ConvModule), self._tower(ConvModule)
-        self.rtm_cls = self._last(self.cls_out_channels)
-        self.rtm_reg = self._last(4)
+        self.cls_convs, self.reg_convs = tower(self), tower(self)
+        self.rtm_cls, self.rtm_reg = last(self, self.cls_out_channels), last(self, 4)
         if self.with_objectness:
-            self.rtm_obj = self._last(1)
+            self.rtm_obj = last(self, 1)
         self.scales = ModuleList(Scale() for _ in self.strides)
-
-    def _tower(self, kind: Any) -> ModuleList:
-        names = ("conv_cfg", "norm_cfg", "act_cfg")
-        kinds: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return ModuleList(
-            kind(
-                self.feat_channels if number else self.in_channels,
-                self.feat_channels, 3, stride=1, padding=1, **kinds,
-            )
-            for number in range(self.stacked_convs)
-        )  # fmt: skip
-
-    def _last(self, out_channels: int) -> nn.Conv2d:
-        channels = self.feat_channels if self.stacked_convs else self.in_channels
-        kernel = self.pred_kernel_size
-        return nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2)
 
     def init_weights(self) -> None:
         """Initialise the weights; classes and objects start as rare."""
         fresh = not self.is_init
         super().init_weights()
-        for name, layer in self.named_modules() if fresh else ():
-            if isinstance(layer, nn.Conv2d):
-                rare = name.startswith(("rtm_cls", "rtm_obj"))
-                normal_init(layer, std=0.01, bias=bias_init_with_prob(_PRIOR_PROBABILITY) if rare else 0)
-            elif is_norm(layer):
-                constant_init(layer, 1)
+        if fresh:
+            start_rare(self)
 
     def forward(self, x: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
         """Class logits and distances, a list of each.
@@ -210,27 +170,17 @@ class RTMDetHead(DenseHead):
         Raises:
             ValueError: Another number of maps than the head has levels.
         """
-        if len(x) != len(self.strides):
-            raise ValueError(f"{len(x)} feature maps for {len(self.strides)} strides {self.strides}")
-        levels = [self.forward_single(each, number) for number, each in enumerate(x)]
-        return tuple(map(list, zip(*levels, strict=True)))
+        return each_level(self.forward_single, x, range(len(self.strides)))
 
     def forward_single(  # type: ignore[override]  # levels differ
         self, x: Tensor, level: int
     ) -> tuple[Tensor, Tensor]:
         """Predictions of one level, counted from 0, from its map ``Tensor[B, in_channels, H, W]``."""
-        cls_feature = reg_feature = x
-        for conv in self.cls_convs:
-            cls_feature = conv(cls_feature)
-        for conv in self.reg_convs:
-            reg_feature = conv(reg_feature)
-        logits = self.rtm_cls(cls_feature)
+        logits, reg_feature = self.rtm_cls(through(self.cls_convs, x)), through(self.reg_convs, x)
         if self.with_objectness:
             logits = geometric_mean_logit(logits, self.rtm_obj(reg_feature))
         distances = self.scales[level](self.rtm_reg(reg_feature).exp()).float()
         return logits, distances * self.strides[level]
-
-    # -- training --------------------------------------------------------------------------------
 
     def loss_by_feat(
         self,
@@ -253,62 +203,13 @@ class RTMDetHead(DenseHead):
         Returns:
             ``loss_cls`` and ``loss_bbox``, a scalar a level each.
         """
-        truth = GroundTruth.pack(batch_gt_instances, batch_gt_instances_ignore, self.num_classes)
-        sizes = [(score.shape[-2], score.shape[-1]) for score in cls_scores]
-        generator: Any = self.prior_generator  # of points, which come with their strides
-        points = generator.grid_priors(sizes, device=cls_scores[0].device, with_stride=True)
-        cells = [torch.cat((each[:, :2], each[:, :2] + each[:, 2:]), dim=1) for each in points]
-        border = self._train_cfg().allowed_border
-        valid = valid_priors(generator, cells, sizes, batch_img_metas, border)
-        found = self._match(torch.cat(points), cls_scores, bbox_preds, truth, valid)
-        total = reduce_mean(found.overlaps.sum()).clamp(min=1)
-        wanted = (truth.labels_at(found.matches, self.num_classes), found.overlaps)
-        lengths = [len(each) for each in cells]
-        parts = [each.split(lengths, dim=1) for each in (found.matches, found.overlaps)]
-        losses = [
-            self._box_loss_of(pred, level_cells, matches, overlaps, truth)
-            for pred, level_cells, matches, overlaps in zip(bbox_preds, cells, *parts, strict=True)
-        ]
-        return {
-            "loss_cls": self.class_losses(cls_scores, wanted, self._weights(found.matches), total),
-            "loss_bbox": [loss / total for loss in losses],
-        }
-
-    @torch.no_grad()
-    def _match(
-        self,
-        points: Tensor,
-        cls_scores: Sequence[Tensor],
-        bbox_preds: Sequence[Tensor],
-        truth: GroundTruth,
-        valid: Tensor | None,
-    ) -> PredictedMatches:
-        """Which of all A points (``Tensor[A, 4]``, x, y, stride, stride) answer for which box."""
-        logits = flatten_levels(cls_scores, self.cls_out_channels).float()
-        boxes = self.bbox_coder.decode(points, flatten_levels(bbox_preds, 4).float())
-        return match_predictions(self._train_cfg().assigner, points, boxes, logits, truth, valid)
-
-    def _weights(self, matches: Tensor) -> Tensor:
-        """How much each cell counts in the loss of the class, ``Tensor[B, A]``."""
-        weights = (matches >= 0).float()
-        pos_weight = self._train_cfg().pos_weight
-        return torch.where(matches > 0, pos_weight, weights) if pos_weight > 0 else weights
-
-    def _box_loss_of(
-        self, bbox_pred: Tensor, cells: Tensor, matches: Tensor, overlaps: Tensor, truth: GroundTruth
-    ) -> Tensor:
-        """Sum of one level's box losses, each times its overlap, from distances ``Tensor[B, 4, H, W]``."""
-        rows = regressed_rows(matches, cells, truth)
-        # Rows without an object have the weight 0. But what is no number stays none times 0: they get a box.
-        distances = torch.where(rows.weights > 0, rows.of(bbox_pred, 4), 1)
-        boxes = self.bbox_coder.decode(rows.priors[:, :2], distances)
-        weights = overlaps.flatten()[rows.index] * rows.weights[:, 0]
-        loss: Tensor = self.loss_bbox(boxes, rows.gt_boxes, weight=weights, avg_factor=1.0)
-        return loss
+        truth = (batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
+        found = match_cells(self, cls_scores, bbox_preds, *truth)
+        return detection_losses(self, cls_scores, bbox_preds, found)
 
 
-class RTMDetSepBNHead(RTMDetHead):
-    """:class:`RTMDetHead` whose levels share convolutions, and have norm layers and last layers of their own.
+class RTMDetSepBNHead(DenseHead):
+    """Classes and boxes as of :class:`RTMDetHead`, with norm layers and last layers of each level's own.
 
     Args:
         num_classes: K.
@@ -319,11 +220,25 @@ class RTMDetSepBNHead(RTMDetHead):
         act_cfg: Kind of activation.
         pred_kernel_size: Of the last convolutions.
         exp_on_reg: Distances are the exponential of what the layer gives.
-        **kwargs: Further arguments of :class:`RTMDetHead`.
+        with_objectness: As of :class:`RTMDetHead`, like all that follow.
+        stacked_convs: Convolutions before the last one, in each of the two networks.
+        conv_cfg: Kind of convolution.
+        reg_decoded_bbox: Has no effect.
+        loss_centerness: Has no effect.
+        init_cfg: How weights are initialised at first.
+        feat_channels: Channels of the convolutions before the last one.
+        anchor_generator: Makes the points.
+        bbox_coder: Turns distances into boxes.
+        loss_cls: Classification loss.
+        loss_bbox: Box loss.
+        train_cfg: How to match cells with ground truth.
+        test_cfg: How to turn predictions into boxes.
 
     Raises:
         ValueError: The generator makes boxes or several points a cell.
     """
+
+    strides: list[int]
 
     def __init__(
         self,
@@ -332,66 +247,79 @@ class RTMDetSepBNHead(RTMDetHead):
         share_conv: bool = True,
         use_depthwise: bool = False,
         norm_cfg: NormCfg = BATCH_NORM,
-        act_cfg: ActCfg = _SILU,
+        act_cfg: ActCfg = SILU,
         pred_kernel_size: int = 1,
         exp_on_reg: bool = False,
-        **kwargs: Any,
+        with_objectness: bool = True,
+        stacked_convs: int = 4,
+        conv_cfg: ConvCfg = None,
+        reg_decoded_bbox: bool = True,
+        loss_centerness: nn.Module | None = None,
+        init_cfg: DeferredInit = None,
+        feat_channels: int = 256,
+        anchor_generator: Generator = None,
+        bbox_coder: Coder = None,
+        loss_cls: nn.Module | None = None,
+        loss_bbox: nn.Module | None = None,
+        train_cfg: DenseTrainCfg | None = None,
+        test_cfg: DenseTestCfg | None = None,
     ) -> None:
-        # Plain values, which modules may hold before they are set up.
-        self.share_conv, self.use_depthwise, self.exp_on_reg = share_conv, use_depthwise, exp_on_reg
-        super().__init__(
-            num_classes,
-            in_channels,
-            norm_cfg=norm_cfg,
-            act_cfg=act_cfg,
-            pred_kernel_size=pred_kernel_size,
-            **kwargs,
-        )
+        super().__init__(init_cfg=init_cfg)
+        set_up_cells(
+            self, num_classes, in_channels,
+            anchor_generator=anchor_generator, bbox_coder=bbox_coder, loss_cls=loss_cls, loss_bbox=loss_bbox,
+            reg_decoded_bbox=reg_decoded_bbox, train_cfg=train_cfg, test_cfg=test_cfg,
+        )  # fmt: skip
+        self.share_conv = share_conv
+        self.use_depthwise = use_depthwise
+        self.exp_on_reg = exp_on_reg
+        set_up_layers(
+            self, with_objectness=with_objectness, act_cfg=act_cfg, pred_kernel_size=pred_kernel_size,
+            stacked_convs=stacked_convs, conv_cfg=conv_cfg, norm_cfg=norm_cfg, feat_channels=feat_channels,
+        )  # fmt: skip
 
     def _init_layers(self) -> None:
         """Make the layers; a head of a user's own may make others."""
         kind = conv_kind(self.use_depthwise)
-        self.cls_convs, self.reg_convs = (
-            ModuleList(self._tower(kind) for _ in self.strides) for _ in range(2)
-        )
-        self.rtm_cls, self.rtm_reg = (
-            ModuleList(self._last(size) for _ in self.strides) for size in (self.cls_out_channels, 4)
-        )
+        self.cls_convs, self.reg_convs = (towers(self, kind, share=self.share_conv) for _ in range(2))
+        self.rtm_cls, self.rtm_reg = each_last(self, self.cls_out_channels), each_last(self, 4)
         if self.with_objectness:
-            self.rtm_obj = ModuleList(self._last(1) for _ in self.strides)
-        if self.share_conv:
-            for towers in (self.cls_convs, self.reg_convs):
-                first, *others = towers
-                for tower in others:
-                    _share_convs(first, tower)
+            self.rtm_obj = each_last(self, 1)
+
+    def init_weights(self) -> None:
+        """Initialise the weights; classes and objects start as rare."""
+        fresh = not self.is_init
+        super().init_weights()
+        if fresh:
+            start_rare(self)
+
+    def forward(self, x: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
+        """Class logits and distances, a list of each; see :meth:`RTMDetHead.forward`."""
+        return each_level(self.forward_single, x, range(len(self.strides)))
 
     def forward_single(  # type: ignore[override]  # levels differ
         self, x: Tensor, level: int
     ) -> tuple[Tensor, Tensor]:
         """Predictions of one level, counted from 0, from its map ``Tensor[B, in_channels, H, W]``."""
-        cls_feature = reg_feature = x
-        for conv in self.cls_convs[level]:
-            cls_feature = conv(cls_feature)
-        for conv in self.reg_convs[level]:
-            reg_feature = conv(reg_feature)
-        logits = self.rtm_cls[level](cls_feature)
+        logits = self.rtm_cls[level](through(self.cls_convs[level], x))
+        reg_feature = through(self.reg_convs[level], x)
         if self.with_objectness:
             logits = geometric_mean_logit(logits, self.rtm_obj[level](reg_feature))
         distances = self.rtm_reg[level](reg_feature).float()
         return logits, (distances.exp() if self.exp_on_reg else distances) * self.strides[level]
 
-
-def geometric_mean_logit(first: Tensor, second: Tensor) -> Tensor:
-    """The logit of the root of the product of two probabilities that are given as logits, in float32."""
-    root = ((F.logsigmoid(first.float()) + F.logsigmoid(second.float())) / 2).exp()
-    return root.clamp(min=_EPS).log() - (1 - root).clamp(min=_EPS).log()
-
-
-def _share_convs(first: nn.Module, other: nn.Module) -> None:
-    """Give the blocks of a tower the convolutions of another one, not its norm layers."""
-    pairs = zip(first.modules(), other.modules(), strict=True)
-    for one, its in [pair for pair in pairs if isinstance(pair[1], ConvModule)]:
-        its.conv = one.conv
+    def loss_by_feat(
+        self,
+        cls_scores: Sequence[Tensor],
+        bbox_preds: Sequence[Tensor],
+        batch_gt_instances: Sequence[InstanceData],
+        batch_img_metas: Sequence[MetaInfo],
+        batch_gt_instances_ignore: Sequence[InstanceData] | None = None,
+    ) -> Losses:
+        """Losses of every level; see :meth:`RTMDetHead.loss_by_feat`."""
+        truth = (batch_gt_instances, batch_img_metas, batch_gt_instances_ignore)
+        found = match_cells(self, cls_scores, bbox_preds, *truth)
+        return detection_losses(self, cls_scores, bbox_preds, found)
 
 
 def _on_several_gpus() -> bool:

@@ -13,7 +13,9 @@ from det_models.anchors import AnchorGenerator
 from det_models.dense_targets import regressed_rows
 from det_models.dynamic_soft_label import DynamicSoftLabelAssigner
 from det_models.points import MlvlPointGenerator
-from det_models.rtmdet import RTMDet, RTMDetHead, RTMDetSepBNHead, geometric_mean_logit
+from det_models.rtmdet import RTMDet, RTMDetHead, RTMDetSepBNHead
+from det_models.rtmdet_ins import RTMDetInsHead, RTMDetInsSepBNHead
+from det_models.rtmdet_layers import geometric_mean_logit
 
 from detcore.config import Config, shipped_configs
 from detcore.registry import DATASETS, MODELS
@@ -24,7 +26,15 @@ from detcore.testing import tiny_coco
 BOXES = [[10.0, 12.0, 50.0, 60.0], [20.0, 30.0, 90.0, 60.0]]
 STRIDES = (8, 16, 32)
 # Parameters of the reference's detectors.
-COUNTS = {"tiny": 4896168, "m": 24709188, "l": 52315804, "x_p6": 152528936}
+COUNTS = {
+    "rtmdet-ins_m_8xb32-300e_coco.py": 27575111,
+    "rtmdet-ins_tiny_8xb32-300e_coco.py": 5638187,
+    "rtmdet_l_8xb32-300e_coco.py": 52315804,
+    "rtmdet_l_swin_b_4xb32-100e_coco.py": 113057012,
+    "rtmdet_m_8xb32-300e_coco.py": 24709188,
+    "rtmdet_tiny_8xb32-300e_coco.py": 4896168,
+    "rtmdet_x_p6_4xb8-300e_coco.py": 152528936,
+}
 GROUPS = {"type": "GN", "num_groups": 4}
 HEADS = {
     "exponential": {"exp_on_reg": True},
@@ -150,7 +160,7 @@ def test_all_rows_with_weight_zero_are_the_same_loss_as_the_few_with_an_object(
     """What a device does, where the number of positives would have to be waited for."""
     model = make()
     want = run(model, images, samples)
-    monkeypatch.setattr("det_models.rtmdet.regressed_rows", partial(regressed_rows, every=True))
+    monkeypatch.setattr("det_models.rtmdet_losses.regressed_rows", partial(regressed_rows, every=True))
     torch.testing.assert_close(run(model, images, samples), want, rtol=1e-4, atol=1e-5)
 
 
@@ -250,7 +260,7 @@ def test_heads_start_with_rare_classes_and_objects():
 def test_what_it_cannot_do_is_said():
     with pytest.raises(ValueError, match="RTMDetHead takes one point a cell"):
         RTMDetHead(3, 8, anchor_generator=AnchorGenerator([8, 16], ratios=[1.0], scales=[8]))
-    with pytest.raises(ValueError, match="2 feature maps for 3 strides"):
+    with pytest.raises(ValueError, match="2 feature maps for a head of 3 levels"):
         RTMDetSepBNHead(3, 8, feat_channels=8)([torch.zeros(1, 8, 8, 8)] * 2)
     assert RTMDetHead(3, 8, anchor_generator=MlvlPointGenerator([4, 8])).strides == [4, 8]
 
@@ -264,42 +274,49 @@ def test_batch_norms_see_all_gpus_only_where_there_are_several(make, monkeypatch
     assert "BatchNorm2d" not in kinds
 
 
-def test_it_is_two_or_three_classes_above_its_parts():
-    for component, most in ((RTMDet, 2), (RTMDetHead, 2), (RTMDetSepBNHead, 3)):
-        ours = [cls for cls in component.__mro__[1:] if cls.__module__.startswith(("det_models", "detcore"))]
-        assert len(ours) <= most, ours
+@pytest.mark.parametrize("kind", [RTMDet, RTMDetHead, RTMDetSepBNHead, RTMDetInsHead, RTMDetInsSepBNHead])
+def test_there_are_two_classes_above_each_component(kind):
+    ours = [cls for cls in kind.__mro__[1:] if cls.__module__.startswith(("det_models", "detcore"))]
+    assert len(ours) <= 2, ours
 
 
-SHIPPED = sorted(path.name for path in (shipped_configs() / "rtmdet").glob("rtmdet_*_coco.py"))
+SHIPPED = sorted(path.name for path in (shipped_configs() / "rtmdet").glob("rtmdet*_coco.py"))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_config_builds_with_the_reference_s_parameters(name):
     with torch.device("meta"):  # sizes without memory: nothing is filled
         model = MODELS.build(Config.fromfile(f"detcore::rtmdet/{name}").model)
-    size = "x_p6" if "_p6_" in name else name.split("_")[1]
     parameters = sum(each.numel() for each in model.parameters())
-    assert COUNTS.get(size, parameters) == parameters
-    assert len(SHIPPED) == 6
+    assert COUNTS.get(name, parameters) == parameters
+    assert {*COUNTS} <= {*SHIPPED}
+    assert len(SHIPPED) == 13
 
 
-def test_the_shipped_pipelines_mix_pictures_to_one_size(tmp_path):
-    cfg = Config.fromfile("detcore::rtmdet/rtmdet_s_8xb32-300e_coco.py")
-    shipped = cfg.train_dataloader.dataset
-    shipped.dataset.update(
-        ann_file=str(tiny_coco(tmp_path)), data_root="", data_prefix={"img": f"{tmp_path}/images/"},
-        metainfo={"classes": ("circle", "square", "triangle", "star", "ring")},
-    )  # fmt: skip
+@pytest.mark.parametrize("name", ["rtmdet_s_8xb32-300e_coco.py", "rtmdet-ins_s_8xb32-300e_coco.py"])
+def test_the_shipped_pipelines_mix_pictures_to_one_size(name, tmp_path):
+    cfg = Config.fromfile(f"detcore::rtmdet/{name}")
+    data = {
+        "ann_file": str(tiny_coco(tmp_path)), "data_root": "", "data_prefix": {"img": f"{tmp_path}/images/"},
+        "metainfo": {"classes": ("circle", "square", "triangle", "star", "ring")},
+    }  # fmt: skip
     np.random.seed(0)
-    mixed = DATASETS.build(shipped)
-    assert [tuple(mixed[0]["inputs"].shape) for _ in range(3)] == [(3, 640, 640)] * 3
+    for pipeline in (cfg.train_pipeline, cfg.train_pipeline_stage2):
+        images = DATASETS.build({**cfg.train_dataloader.dataset, **data, "pipeline": pipeline})
+        for _ in range(3):  # fills the caches
+            samples = [images[number] for number in range(len(images))]
+        for sample in samples:
+            assert tuple(sample["inputs"].shape) == (3, 640, 640)
+            truth = sample["data_samples"].gt_instances
+            if "-ins" in name:
+                assert (len(truth.masks), truth.masks.height, truth.masks.width) == (len(truth), 640, 640)
 
 
 @pytest.mark.shared
 @pytest.mark.slow
-def test_the_recorded_detector_passes(shared, root):
+def test_the_recorded_detectors_pass(shared, root):
     check = [sys.executable, str(shared("golden/check.py")), "--configs", str(root / "configs")]
     done = subprocess.run(
-        [*check, "rtmdet/rtmdet_tiny"], capture_output=True, text=True, timeout=300, check=False
+        [*check, "rtmdet/"], capture_output=True, text=True, timeout=300, check=False
     )
-    assert done.stdout.strip().endswith("1 passed, 0 failed"), done.stdout + done.stderr
+    assert done.stdout.strip().endswith("2 passed, 0 failed"), done.stdout + done.stderr

@@ -21,6 +21,7 @@ QUICK = {
     "dcnv2/faster-rcnn_r50-mdconv-group4-c3-c5_fpn_1x_coco.py",
     "gn+ws/mask-rcnn_x50-32x4d_fpn_gn-ws-all_2x_coco.py",
     "double_heads/dh-faster-rcnn_r50_fpn_1x_coco.py",
+    "simple_copy_paste/mask-rcnn_r50_fpn_rpn-2conv_4conv1fc_syncbn-all_32xb2-ssj-scp-270k_coco.py",
 }
 
 

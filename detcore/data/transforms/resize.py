@@ -71,7 +71,7 @@ class Resize(BaseTransform):
     def resize_to(self, results: Results, scale: Scale) -> Results:
         """Resize to ``scale`` (w, h), whatever the constructor said."""
         height, width = results["img"].shape[:2]
-        size = fitted_size((width, height), scale) if self.keep_ratio else scale
+        size = self._fitted((width, height), scale) if self.keep_ratio else scale
         size = max(size[0], 1), max(size[1], 1)
         if size != (width, height):
             results["img"] = resize_array(results["img"], size, self.interpolation)
@@ -82,6 +82,10 @@ class Resize(BaseTransform):
         self._resize_annotations(results, size)
         record_homography(results, np.diag([factors[0], factors[1], 1.0]))
         return results
+
+    def _fitted(self, size: Scale, scale: Scale) -> Scale:
+        """The size (w, h) that fits into ``scale``, whichever way round, with the aspect ratio kept."""
+        return fitted_size(size, scale)
 
     def _resize_boxes(self, boxes: np.ndarray, results: Results) -> np.ndarray:
         resized = boxes * np.array(results["scale_factor"] * 2, np.float32)
@@ -97,7 +101,19 @@ class Resize(BaseTransform):
             results["gt_seg_map"] = resize_array(results["gt_seg_map"], size, "nearest")
 
     def __repr__(self) -> str:
-        return f"Resize(scale={self.scale}, scale_factor={self.scale_factor}, keep_ratio={self.keep_ratio})"
+        name = type(self).__name__
+        return f"{name}(scale={self.scale}, scale_factor={self.scale_factor}, keep_ratio={self.keep_ratio})"
+
+
+class FixScaleResize(Resize):
+    """`Resize` whose sides are rounded down where the aspect ratio is kept; arguments are those of `Resize`.
+
+    Detectors that were trained on such sizes want them again, to the pixel.
+    """
+
+    def _fitted(self, size: Scale, scale: Scale) -> Scale:
+        factor = min(max(scale) / max(size), min(scale) / min(size))
+        return int(size[0] * factor), int(size[1] * factor)
 
 
 class FixShapeResize(Resize):

@@ -110,8 +110,8 @@ def yolox():
     return model
 
 
-def rtmdet():
-    model = Config.fromfile("detcore::rtmdet/rtmdet_tiny_8xb32-300e_coco.py").model
+def rtmdet(name="rtmdet_tiny_8xb32-300e_coco"):
+    model = Config.fromfile(f"detcore::rtmdet/{name}.py").model
     model.backbone.update(widen_factor=0.125, init_cfg=None, norm_cfg={"type": "BN"})
     model.neck.update(in_channels="auto", out_channels=16, norm_cfg={"type": "BN"})
     model.bbox_head.update(
@@ -632,7 +632,10 @@ EXAMPLES = {
         ),
         "models.models.RetinaNet": lambda _: check_detector(detector(), num_classes=5),
         "models.models.YOLOX": lambda _: check_detector(yolox(), num_classes=5),
-        "models.models.RTMDet": lambda _: check_detector(rtmdet(), num_classes=5),
+        "models.models.RTMDet": lambda _: [
+            check_detector(rtmdet(), num_classes=5),
+            check_detector(rtmdet("rtmdet-ins_tiny_8xb32-300e_coco"), num_classes=5, masks=True),
+        ],
         "models.models.RPN": lambda _: check_detector(rpn(), num_classes=5),
         "models.models.FasterRCNN": lambda _: check_detector(two_stages("FasterRCNN"), num_classes=5),
         "models.models.FastRCNN": lambda _: check_detector(
@@ -689,6 +692,9 @@ EXAMPLES = {
         "models.models.SmoothL1Loss": lambda _: check_loss({"type": "SmoothL1Loss"}, boxes(0.0), boxes(1.5)),
         "models.models.DistributionFocalLoss": lambda _: check_loss(
             {"type": "DistributionFocalLoss"}, logits((4, 9)), torch.tensor([0.0, 2.5, 7.9, 4.0])
+        ),
+        "models.models.DiceLoss": lambda _: check_loss(
+            {"type": "DiceLoss"}, logits(), logits().flip(0).sigmoid().round()
         ),
         "models.models.QualityFocalLoss": lambda _: check_loss(
             {"type": "QualityFocalLoss"}, logits(), logits().flip(0).sigmoid()
@@ -751,6 +757,7 @@ EXAMPLES = {
                     )
                 ),
                 {"type": "Compose", "transforms": [RESIZE]},
+                {"type": "FixScaleResize", "scale": (90, 60), "keep_ratio": True},
                 {"type": "CutOut", "n_holes": (1, 3), "cutout_shape": (9, 7)},
                 {"type": "Expand", "mean": (103, 116, 123), "prob": 1.0},
                 {"type": "FilterAnnotations", "min_gt_bbox_wh": (10, 10)},
@@ -800,6 +807,9 @@ EXAMPLES = {
             {"type": "LoadAnnotations", "with_bbox": True}, on_disk(folder)
         ),
         "detcore.transforms.LoadProposals": lambda _: check_transform(
+        "detcore.transforms.CopyPaste": lambda _: check_transform(
+            {"type": "CopyPaste", "mask_occluded_thr": 20}, {**mixed(), "mix_results": [tiny_results(2)]}
+        ),
             {"type": "LoadProposals", "num_max_proposals": 2},
             {**tiny_results(), "proposals": {"bboxes": [[1.0, 2, 3, 4]] * 3, "scores": [0.5] * 3}},
         ),
