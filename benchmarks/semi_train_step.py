@@ -6,8 +6,10 @@
 
 The bare networks are backbone, neck and RPN head of the same model, of the student on the labelled images and
 on its view of the unlabelled ones, with their gradients, and of the teacher on its view, without; and the box
-heads on random features of as many regions as the detector puts through them (printed; the teacher's are its
-proposals, its boxes moved about, and the student's regions). Random weights find nothing, so the teacher's
+heads on random features of regions: of the teacher as many as it puts through them (its proposals, its boxes
+moved about, the student's regions), of the student the regions that the method samples, for labelled images,
+for classes and for boxes. For boxes ours looks at the positives among them only, since no other has a box to
+learn; "our regions" are the networks on as many. Random weights find nothing, so the teacher's
 last layer is scaled until ``--boxes`` boxes an image are above its threshold, and proposals of labelled
 images are replaced by boxes near the ground truth.
 """
@@ -98,23 +100,32 @@ def rows(args: argparse.Namespace) -> dict[str, Run]:
         return sum(part for value in values for part in (value if isinstance(value, list) else [value]))
 
     counts = regions_of(model, full)
-    print(f"regions: student {counts['student']} (labelled, classes, boxes), teacher {counts['teacher']}")
-    bare = bare_networks(model, batch, counts, args.device)
+    labelled, classes, boxes = counts["student"]
+    print(f"regions: student {labelled} labelled, {classes} for classes, {boxes} of {classes} for boxes, ", end="")
+    print(f"teacher {counts['teacher']}")
+    teachers = sum(counts["teacher"])
+    bare = bare_networks(model, batch, (labelled, 2 * classes, teachers), args.device)
+    fewer = bare_networks(model, batch, (labelled, classes + boxes, teachers), args.device)
     table: dict[str, Run] = {}
     for name, bf16 in (("float32", False), ("bfloat16", True)):
         table[f"bare networks, {name}"] = step(model, bare, args.device, bf16)
+        table[f"bare networks, our regions, {name}"] = step(model, fewer, args.device, bf16)
         table[f"detcore, {name}"] = step(model, full, args.device, bf16)
     return table
 
 
 def bare_networks(
-    model: Any, batch: dict[str, Tensor], counts: dict[str, list[int]], device: str
+    model: Any, batch: dict[str, Tensor], counts: tuple[int, int, int], device: str
 ) -> Callable[[], Tensor]:
-    """The sum of all outputs of the student on both of its images; the teacher's are thrown away."""
+    """The sum of all outputs of the student on both of its batches; the teacher's are thrown away.
+
+    ``counts`` are regions: the student's of labelled and of unlabelled images, and the teacher's.
+    """
     student, teacher = BareTwoStage(model.student), BareTwoStage(model.teacher)
-    labelled, *unlabelled = counts["student"]
-    of_student = [pooled(model.student, number, device) for number in (labelled, sum(unlabelled))]
-    of_teacher = pooled(model.teacher, sum(counts["teacher"]), device)
+    *of_student, of_teacher = (
+        pooled(part, number, device)
+        for part, number in zip((model.student, model.student, model.teacher), counts, strict=True)
+    )
 
     def run() -> Tensor:
         with torch.no_grad():
@@ -129,7 +140,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parsed(parser_of(__doc__, CONFIG, "Soft Teacher"), argv)
     report(
         measure(chosen(rows(args), args), args),
-        [*GOALS, ("detcore, bfloat16", "bare networks, bfloat16")],
+        [
+            *GOALS,
+            ("detcore, float32", "bare networks, our regions, float32"),
+            ("detcore, bfloat16", "bare networks, bfloat16"),
+        ],
         GOALS,
     )
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from det_semi.pseudo_labels import (
     Samples,
@@ -188,10 +189,21 @@ class SoftTeacher(SemiBaseDetector):
         self, x: Any, proposals: list[InstanceData], batch_data_samples: Samples
     ) -> Losses:
         """Loss of the second stage's boxes."""
+        roi_head = self.student.roi_head
         steady = chosen(batch_data_samples, self._criteria()["reg"])
-        sampled = self.student.roi_head.sample_regions(x, proposals, [s.gt_instances for s in steady], None)
-        losses = self.student.roi_head.bbox_loss(x, sampled)["loss_bbox"]
-        return {"loss_bbox": losses["loss_bbox"]}
+        sampled = roi_head.sample_regions(x, proposals, [s.gt_instances for s in steady], None)
+        if _norms_over_regions(roi_head):
+            return {"loss_bbox": roi_head.bbox_loss(x, sampled)["loss_bbox"]["loss_bbox"]}
+        # Background has no box to learn, but counts in the mean.
+        counts = [len(result.pos_priors) for result in sampled]
+        rois = bbox2roi([result.pos_priors for result in sampled])
+        bbox_pred = roi_head._bbox_forward(x, rois)["bbox_pred"]
+        targets = roi_head.bbox_head.get_targets(sampled, roi_head.train_cfg, concat=False)
+        of_positives = [
+            torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]) for parts in targets
+        ]
+        loss = roi_head.bbox_head.loss(None, bbox_pred, rois, *of_positives)["loss_bbox"]
+        return {"loss_bbox": loss * (len(rois) / max(1, sum(len(labels) for labels in targets[0])))}
 
     def _criteria(self) -> dict[str, Callable[[Any], Tensor]]:
         cfg = self.semi_train_cfg
@@ -200,6 +212,12 @@ class SoftTeacher(SemiBaseDetector):
             "cls": above(cfg.cls_pseudo_thr),
             "reg": lambda instances: instances.reg_uncs < cfg.reg_pseudo_thr,
         }
+
+
+def _norms_over_regions(roi_head: nn.Module) -> bool:
+    """Whether what the box head says of a region depends on the other regions."""
+    layers = roi_head.modules()
+    return any(isinstance(layer, _BatchNorm) and layer.training for layer in layers)
 
 
 def _boxes_only(instances: InstanceData) -> InstanceData:

@@ -10,6 +10,7 @@ Beside torchvision's kernel, which looks up every sample in every channel: the s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,74 +24,80 @@ _MOST_SAMPLES = 512  # along an axis of a bin; beyond, a region is no region of 
 
 
 def roi_align_cpu(
-    features: Tensor,
+    features: Sequence[Tensor],
     rois: Tensor,
+    levels: Tensor,
     output_size: tuple[int, int],
-    spatial_scale: float,
+    spatial_scales: Sequence[float],
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor | None:
-    """RoIAlign of features ``Tensor[B, C, H, W]``; arguments as of :func:`detcore.ops.roi_align`.
+    """RoIAlign out of the maps of a pyramid; arguments as of :func:`detcore.ops.roi_align_levels`.
 
     Returns:
         ``Tensor[K, C, *output_size]``, channels last in memory; None where a region is too large to be one.
     """
-    plan = _plan(features.shape, rois.detach(), output_size, spatial_scale, sampling_ratio, aligned)
+    shapes = [(len(each), each.shape[2], each.shape[3]) for each in features]
+    plan = _plan(shapes, rois.detach(), levels, output_size, spatial_scales, sampling_ratio, aligned)
     if plan is None:
         return None
-    pooled: Tensor = _WeightedRows.apply(features, *plan)
-    return pooled.view(len(rois), *output_size, features.shape[1]).permute(0, 3, 1, 2)
+    channels = features[0].shape[1]
+    rows = [each.permute(0, 2, 3, 1).reshape(-1, channels) for each in features]
+    table = rows[0] if len(rows) == 1 else torch.cat(rows)
+    pooled: Tensor = _WeightedRows.apply(table, *plan)
+    return pooled.view(len(rois), *output_size, channels).permute(0, 3, 1, 2)
 
 
 class _WeightedRows(torch.autograd.Function):
-    """Rows ``Tensor[bins, C]``, each a weighted sum of cells of ``Tensor[B, C, H, W]``."""
+    """Rows ``Tensor[bins, C]``, each a weighted sum of the cells ``Tensor[cells, C]`` from its start on."""
 
     @staticmethod
-    def forward(
-        ctx: Any, features: Tensor, cells: Tensor, weights: Tensor, starts: Tensor, order: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(cells, weights, starts, order)
-        ctx.shape = features.shape
-        table = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
-        sums = F.embedding_bag(cells, table, starts, mode="sum", per_sample_weights=weights)
-        return torch.empty_like(sums).index_copy_(0, order, sums)
+    def forward(ctx: Any, table: Tensor, cells: Tensor, weights: Tensor, starts: Tensor) -> Tensor:
+        ctx.save_for_backward(cells, weights, starts)
+        ctx.num_cells = len(table)
+        return F.embedding_bag(cells, table, starts, mode="sum", per_sample_weights=weights)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        cells, weights, starts, order = ctx.saved_tensors
-        num_images, channels, height, width = ctx.shape
-        num_cells, number = num_images * height * width, len(cells)
-        bins = np.repeat(order.numpy(), np.diff(starts.numpy(), append=number))
+        cells, weights, starts = ctx.saved_tensors
+        number = len(cells)
+        bins = np.repeat(np.arange(len(starts)), np.diff(starts.numpy(), append=number))
         # Sorting one number that holds the cell and the place takes a quarter of the time of an argsort.
         bits = max(1, number.bit_length())
         packed = np.sort((cells.numpy() << bits) | np.arange(number))
         places = packed & ((1 << bits) - 1)
-        firsts = np.searchsorted(packed, np.arange(num_cells, dtype=np.int64) << bits)
-        table = F.embedding_bag(
+        firsts = np.searchsorted(packed, np.arange(ctx.num_cells, dtype=np.int64) << bits)
+        of_cells = F.embedding_bag(
             torch.from_numpy(bins[places]),
             grad.contiguous(),
             torch.from_numpy(firsts),
             mode="sum",
             per_sample_weights=torch.from_numpy(weights.numpy()[places]),
         )
-        return table.view(num_images, height, width, channels).permute(0, 3, 1, 2), None, None, None, None
+        return of_cells, None, None, None
 
 
 def _plan(
-    shape: torch.Size,
+    shapes: Sequence[tuple[int, int, int]],
     rois: Tensor,
+    levels: Tensor,
     output_size: tuple[int, int],
-    spatial_scale: float,
+    spatial_scales: Sequence[float],
     sampling_ratio: int,
     aligned: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-    """Cells and weights of all bins one after another, where each begins, and which bin it is.
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Cells and weights of all bins one after another, and where each begins.
 
-    In numpy: so many small steps are no work for several threads, which wait for each other at every one.
+    Cells are numbered through all maps, each map's images one after another. In numpy: so many small steps
+    are no work for several threads, which wait for each other at every one.
     """
-    _, _, height, width = shape
-    regions = rois.numpy()
-    corners = regions[:, 1:] * regions.dtype.type(spatial_scale) - regions.dtype.type(0.5 * aligned)
+    regions, level = rois.numpy(), levels.numpy()
+    numbers, heights, widths = np.array(shapes, dtype=np.int64).T
+    sizes = numbers * heights * widths
+    height, width = heights[level], widths[level]
+    first_cell = (sizes.cumsum() - sizes)[level] + regions[:, 0].astype(np.int64) * height * width
+    scale = np.array(spatial_scales, dtype=regions.dtype)[level]
+    corners = regions[:, 1:] * scale[:, None] - regions.dtype.type(0.5 * aligned)
     start, length = corners[:, :2], corners[:, 2:] - corners[:, :2]
     if not aligned:
         length = np.maximum(length, 1)
@@ -99,29 +106,29 @@ def _plan(
     if along_y is None or along_x is None:
         return None
     (first_y, weight_y, span_y), (first_x, weight_x, span_x) = along_y, along_x
+    spans, bins = np.array(_SPANS), output_size[0] * output_size[1]
+    reach = spans[span_y] * spans[span_x]  # cells of each bin of a region
+    begin = (reach.cumsum() - reach) * bins
+    cells = np.empty(int(reach.sum()) * bins, np.int64)
+    weights = np.empty(len(cells), regions.dtype)
     kinds = span_y * len(_SPANS) + span_x
-    first_y = first_y + (regions[:, 0].astype(np.int64) * height)[:, None]
-    last_y = (regions[:, 0].astype(np.int64) + 1) * height - 1
-    bins = np.arange(len(regions) * output_size[0] * output_size[1]).reshape(len(regions), -1)
-    cells, weights, sizes, order = [], [], [], []
     for kind in np.unique(kinds).tolist():
         rows = np.flatnonzero(kinds == kind)
         tall, wide = (_SPANS[each] for each in divmod(kind, len(_SPANS)))
-        y = np.minimum(first_y[rows][..., None] + np.arange(tall), last_y[rows][:, None, None])
-        x = np.minimum(first_x[rows][..., None] + np.arange(wide), width - 1)
-        cells.append((y[:, :, None, :, None] * width + x[:, None, :, None, :]).ravel())
+        lowest, rightmost = (height[rows] - 1)[:, None, None], (width[rows] - 1)[:, None, None]
+        y = np.minimum(first_y[rows][..., None] + np.arange(tall), lowest) * width[rows][:, None, None]
+        y += first_cell[rows][:, None, None]
+        x = np.minimum(first_x[rows][..., None] + np.arange(wide), rightmost)
         of_y, of_x = weight_y[rows][..., :tall], weight_x[rows][..., :wide]
-        weights.append((of_y[:, :, None, :, None] * of_x[:, None, :, None, :]).ravel())
-        order.append(bins[rows].ravel())
-        sizes.append(np.full(order[-1].shape, tall * wide))
-    size = np.concatenate(sizes)
-    parts = (np.concatenate(cells), np.concatenate(weights), size.cumsum() - size, np.concatenate(order))
-    each_cell, each_weight, starts, places = map(torch.from_numpy, parts)
-    return each_cell, each_weight, starts, places
+        places = begin[rows][:, None] + np.arange(bins * tall * wide)
+        cells[places] = (y[:, :, None, :, None] + x[:, None, :, None, :]).reshape(places.shape)
+        weights[places] = (of_y[:, :, None, :, None] * of_x[:, None, :, None, :]).reshape(places.shape)
+    starts = (begin[:, None] + reach[:, None] * np.arange(bins)).ravel()
+    return torch.from_numpy(cells), torch.from_numpy(weights), torch.from_numpy(starts)
 
 
 def _axis(
-    start: np.ndarray, length: np.ndarray, num_bins: int, size: int, sampling_ratio: int
+    start: np.ndarray, length: np.ndarray, num_bins: int, size: np.ndarray, sampling_ratio: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Along one axis, for each bin of K regions: its first cell, and weights of the cells from there on.
 
@@ -129,7 +136,7 @@ def _axis(
         start: ``(K,)``, where regions begin, in cells; 0 is the centre of the first.
         length: ``(K,)``, in cells.
         num_bins: Bins of a region.
-        size: Cells of the feature map.
+        size: ``(K,)``, cells of the feature map that the region is looked up in.
         sampling_ratio: Samples per bin; 0 or less for as many as the region's size asks for.
 
     Returns:
@@ -145,11 +152,12 @@ def _axis(
     share = (1 / np.maximum(number, 1)).astype(start.dtype)[:, None, None]
     offsets = np.arange(num_bins, dtype=start.dtype)[:, None] + (sample + start.dtype.type(0.5)) * share
     place = start[:, None, None] + offsets * step[:, None, None]
-    counts = (sample < number[:, None])[:, None] & (place >= -1) & (place <= size)
-    place = np.clip(np.nan_to_num(place), 0, size - 1)
+    end = size[:, None, None]
+    counts = (sample < number[:, None])[:, None] & (place >= -1) & (place <= end)
+    place = np.clip(np.nan_to_num(place), 0, (end - 1).astype(start.dtype))
     cell = place.astype(np.int64)
     beyond = place - cell
-    first = np.minimum(np.where(counts, cell, size).min(2), size - 1)
+    first = np.minimum(np.where(counts, cell, end).min(2), size[:, None] - 1)
     distance = np.where(counts, cell - first[..., None], 0)
     span = distance.max((1, 2)) + 2
     if span.max() > _SPANS[-1]:

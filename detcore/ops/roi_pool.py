@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from detcore.ops.by_level import by_level
 from detcore.ops.roi_align_cpu import roi_align_cpu
 
 
@@ -31,18 +33,51 @@ def roi_align(
     Returns:
         ``Tensor[K, C, *output_size]``, of the type of ``input``.
     """
-    _check(input, rois)
-    features = input if input.dtype == torch.float64 else input.float()
-    regions = rois.to(features.dtype)
-    arguments = (features, regions, _pair(output_size), spatial_scale, sampling_ratio, aligned)
-    pooled = None
-    if features.device.type == "cpu" and len(rois) and not _is_traced():
-        pooled = roi_align_cpu(*arguments)
-    if pooled is None:
-        import torchvision  # see nms.py
+    levels = torch.zeros(len(rois), dtype=torch.long, device=rois.device)
+    return roi_align_levels([input], rois, levels, output_size, [spatial_scale], sampling_ratio, aligned)
 
-        pooled = torchvision.ops.roi_align(*arguments)
-    return pooled.to(input.dtype)
+
+def roi_align_levels(
+    inputs: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    output_size: int | tuple[int, int],
+    spatial_scales: Sequence[float],
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+) -> Tensor:
+    """:func:`roi_align` of each region out of the map of its level in a pyramid.
+
+    Args:
+        inputs: ``Tensor[B, C, H_i, W_i]`` of each level.
+        rois: ``Tensor[K, 5]``: image number, x1, y1, x2, y2 in pixels of the image.
+        levels: ``LongTensor[K]``, number of the map that each region is looked up in.
+        output_size: Height and width of the results.
+        spatial_scales: Size of a pixel of the image in pixels of each level.
+        sampling_ratio: Samples per bin along each axis; 0 takes as many as the region's size asks for.
+        aligned: Whether pixel centres lie at halves.
+
+    Returns:
+        ``Tensor[K, C, *output_size]``, of the type of the maps.
+    """
+    for each in inputs:
+        _check(each, rois)
+    dtype = inputs[0].dtype
+    maps = [each if dtype == torch.float64 else each.float() for each in inputs]
+    regions, size = rois.to(maps[0].dtype), _pair(output_size)
+    if maps[0].device.type == "cpu" and len(rois) and not _is_traced():
+        pooled = roi_align_cpu(maps, regions, levels, size, spatial_scales, sampling_ratio, aligned)
+        if pooled is not None:
+            return pooled.to(dtype)
+    import torchvision  # see nms.py
+
+    def pool(number: int, part: Tensor) -> Tensor:
+        of_level: Tensor = torchvision.ops.roi_align(
+            maps[number], part, size, spatial_scales[number], sampling_ratio, aligned
+        )
+        return of_level
+
+    return by_level(pool, regions, levels, len(maps)).to(dtype)
 
 
 def roi_pool(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from detcore.nn import BaseModule
 from detcore.nn.base_module import DeferredInit
+from detcore.ops import RoIAlign, by_level, roi_align_levels
 from detcore.registry import MODELS, Factory
 
 RoILayer = Annotated[Callable[..., nn.Module], Factory(MODELS)]
@@ -125,50 +126,17 @@ class SingleRoIExtractor(BaseRoIExtractor):
         levels = self.map_roi_levels(rois, self.num_inputs)
         if roi_scale_factor is not None:
             rois = self.roi_rescale(rois, roi_scale_factor)
-        if self.num_inputs == 1:
-            pooled: Tensor = self.roi_layers[0](feats[0], rois)
-            return pooled
-        order = torch.argsort(levels, stable=True)
-        parts = rois[order].split(torch.bincount(levels, minlength=self.num_inputs).tolist())
-        levels_of = zip(self.roi_layers, feats, parts, strict=True)
-        placed: Tensor = _Placed.apply(order, *(layer(feature, part) for layer, feature, part in levels_of))
-        return placed
+        if (shared := self._shared_settings()) is not None:
+            return roi_align_levels(feats, rois, levels, *shared)
+        return by_level(
+            lambda number, part: self.roi_layers[number](feats[number], part), rois, levels, self.num_inputs
+        )
 
-
-class _Placed(torch.autograd.Function):
-    """Rows of several tensors ``Tensor[K_i, ...]``, one after the other row i put to place ``order[i]``.
-
-    Each row is copied once, without a tensor of them all in between. The gradient is gathered, as the rows
-    are: torch would add it up, not knowing that no place comes twice.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, order: Tensor, *parts: Tensor) -> Tensor:
-        ctx.save_for_backward(order)
-        ctx.counts = [len(part) for part in parts]
-        last = all(_is_channels_last(part) for part in parts)
-        placed = torch.empty(
-            (len(order), *parts[0].shape[1:]), dtype=parts[0].dtype, device=parts[0].device,
-            memory_format=torch.channels_last if last else torch.contiguous_format,
-        )  # fmt: skip
-        for places, part in zip(order.split(ctx.counts), parts, strict=True):
-            _as_rows(placed, last).index_copy_(0, places, _as_rows(part, last))
-        return placed
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (order,) = ctx.saved_tensors
-        last = _is_channels_last(grad)
-        rows, (channels, height, width) = _as_rows(grad, last), grad.shape[1:]
-        shape = (-1, height, width, channels) if last else (-1, channels, height, width)
-        parts = [rows[places].view(shape) for places in order.split(ctx.counts)]
-        return None, *(part.permute(0, 3, 1, 2) if last else part for part in parts)
-
-
-def _is_channels_last(maps: Tensor) -> bool:
-    return maps.is_contiguous(memory_format=torch.channels_last)
-
-
-def _as_rows(maps: Tensor, channels_last: bool) -> Tensor:
-    """``Tensor[K, C * h * w]`` that shares the memory of ``Tensor[K, C, h, w]``, in that memory's order."""
-    return (maps.permute(0, 2, 3, 1) if channels_last else maps).flatten(1)
+    def _shared_settings(self) -> tuple[tuple[int, int], list[float], int, bool] | None:
+        """Output size, scales, sampling ratio and alignment, if the layers differ in their scale alone."""
+        layers = [layer for layer in self.roi_layers if type(layer) is RoIAlign]
+        settings = {(layer.output_size, layer.sampling_ratio, layer.aligned) for layer in layers}
+        if len(layers) < self.num_inputs or len(settings) > 1:
+            return None
+        ((size, ratio, aligned),) = settings
+        return size, [layer.spatial_scale for layer in layers], ratio, aligned

@@ -148,6 +148,28 @@ def test_boxes_are_learnt_where_the_teacher_is_steady(semi, branches):
     assert float(always["pseudo_kept_reg"]) == 1.0
 
 
+def test_only_regions_with_a_box_to_learn_go_through_the_head_for_it(semi, branches):
+    """With the same losses and gradients as when all do, which a norm over the regions asks for."""
+    taught, rows = {}, {}
+    for kind in ("positives", "all"):
+        model = semi()
+        if kind == "all":
+            model.student.roi_head.register_module("extra", nn.BatchNorm1d(1))
+        counts = rows.setdefault(kind, [])
+        model.student.roi_head.bbox_head.register_forward_hook(
+            lambda module, inputs, output, counts=counts: counts.append(len(output[0]))
+        )
+        losses = losses_of(model, branches)
+        summed(losses).backward()
+        grads = {name: each.grad for name, each in model.student.named_parameters() if each.grad is not None}
+        taught[kind] = {**grads, "loss": parts_of(losses, "unsup_loss_bbox")[0]}
+    assert rows["positives"][:2] == rows["all"][:2]
+    assert 0 < rows["positives"][2] < rows["all"][2]
+    assert taught["positives"].keys() == taught["all"].keys()
+    for name, value in taught["positives"].items():
+        torch.testing.assert_close(value, taught["all"][name], rtol=1e-4, atol=1e-6, msg=name)
+
+
 def test_the_teachers_belief_in_background_weighs_the_background(semi, branches):
     model = semi()
     inputs, samples = branches

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torchvision
 
-from detcore.ops import RoIAlign, RoIPool, roi_align, roi_pool
+from detcore.ops import RoIAlign, RoIPool, by_level, roi_align, roi_align_levels, roi_pool
 
 ROIS = torch.tensor([[0.0, 4, 4, 40, 30], [1, 0, 0, 63, 63], [1, 10.5, 20.25, 11, 21]])
 
@@ -30,6 +30,40 @@ def test_roi_align_and_its_gradients_are_torchvisions(sampling_ratio, aligned, s
     (of_want,) = torch.autograd.grad(want, features, grad)
     (of_got,) = torch.autograd.grad(got, features, grad)
     torch.testing.assert_close(of_got, of_want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shapes", [[(17, 16), (9, 8), (5, 4)], [(6, 30), (30, 6), (1, 1)]])
+@pytest.mark.parametrize("aligned", [True, False])
+def test_each_region_is_sampled_in_the_map_of_its_level(shapes, aligned):
+    made = torch.Generator().manual_seed(0)
+    maps = [torch.rand(2, 3, *shape, generator=made, requires_grad=True) for shape in shapes]
+    scales, levels = [0.25, 0.125, 0.0625], torch.arange(len(SHAPES)) % 3
+    got = roi_align_levels(maps, SHAPES, levels, (3, 2), scales, 0, aligned)
+    want = torch.empty_like(got)
+    for number, (each, scale) in enumerate(zip(maps, scales, strict=True)):
+        of_level = torchvision.ops.roi_align(each, SHAPES[levels == number], (3, 2), scale, 0, aligned)
+        want = want.index_put((levels == number,), of_level)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    grad = torch.rand(want.shape, generator=made)
+    pairs = zip(torch.autograd.grad(got, maps, grad), torch.autograd.grad(want, maps, grad), strict=True)
+    for of_got, of_want in pairs:
+        torch.testing.assert_close(of_got, of_want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_rows_worked_on_level_by_level_come_back_to_their_places(memory):
+    rows = torch.arange(24.0).view(6, 4).requires_grad_()
+    levels = torch.tensor([2, 0, 2, 0, 0, 2])
+
+    def call(number, part):
+        return (part * (number + 1)).view(-1, 2, 2, 1).contiguous(memory_format=memory)
+
+    placed = by_level(call, rows, levels, 4)
+    want = rows * (levels + 1)[:, None]
+    assert torch.equal(placed.flatten(1), want)
+    weights = torch.rand(6, 2, 2, 1)
+    (grad,) = torch.autograd.grad((placed * weights).sum(), rows)
+    assert torch.equal(grad, weights.flatten(1) * (levels + 1)[:, None])
 
 
 def test_a_region_that_is_none_is_left_to_torchvision():
