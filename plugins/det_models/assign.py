@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Annotated, Any
 
 import torch
@@ -178,10 +179,20 @@ class MaxIoUAssigner(BaseAssigner):
         **kwargs: Any,
     ) -> AssignResult:
         """Match one image; ``gt_instances_ignore.bboxes`` are the ignored regions."""
+        return self._assign(pred_instances.priors, gt_instances, gt_instances_ignore)
+
+    def _assign(
+        self,
+        priors: Tensor,
+        gt_instances: InstanceData,
+        gt_instances_ignore: InstanceData | None,
+        approxs: Tensor | None = None,
+    ) -> AssignResult:
+        """Match one image's priors ``Tensor[A, 4]``; ``approxs`` as in :meth:`_match_images`."""
         truth = GroundTruth.pack(
             [gt_instances], None if gt_instances_ignore is None else [gt_instances_ignore]
         )
-        matches, overlaps = self._match_images(pred_instances.priors, truth, slice(0, 1), None)
+        matches, overlaps = self._match_images(priors, truth, slice(0, 1), None, approxs)
         return AssignResult(
             num_gts=truth.counts[0],
             gt_inds=matches[0],
@@ -195,25 +206,40 @@ class MaxIoUAssigner(BaseAssigner):
 
         Priors may also be ``Tensor[B, A, 4]``, each image's own.
         """
+        return self._match(priors, truth, valid)
+
+    def _match(
+        self, priors: Tensor, truth: GroundTruth, valid: Tensor | None, approxs: Tensor | None = None
+    ) -> Tensor:
+        """:meth:`match`, as many images at once as fit; ``approxs`` as in :meth:`_match_images`."""
         entries = _ENTRIES.get(priors.device.type, _DEVICE_ENTRIES)
         step = max(1, entries // max(1, truth.boxes.shape[1] * priors.shape[-2]))
         parts = []
         for start in range(0, len(truth), step):
             images = slice(start, start + step)
             own = priors[images] if priors.ndim == 3 else priors
-            parts.append(self._match_images(own, truth, images, valid)[0])
+            parts.append(self._match_images(own, truth, images, valid, approxs)[0])
         return torch.cat(parts)
 
     def _match_images(
-        self, priors: Tensor, truth: GroundTruth, images: slice, valid: Tensor | None
+        self,
+        priors: Tensor,
+        truth: GroundTruth,
+        images: slice,
+        valid: Tensor | None,
+        approxs: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Matches ``LongTensor[b, A]`` and greatest overlaps ``Tensor[b, A]`` of some of the images."""
+        """Matches ``LongTensor[b, A]`` and greatest overlaps ``Tensor[b, A]`` of some of the images.
+
+        With ``approxs`` (``Tensor[A, K, 4]``) a prior overlaps a box as the best of its K shapes does.
+        """
         num_boxes = max(1, *truth.counts[images]) if truth.counts[images] else 1
         home = priors.device
         device = torch.device("cpu") if 0 < self.gpu_assign_thr < num_boxes else home
         priors = priors.to(device)
         boxes, mask = truth.boxes[images, :num_boxes].to(device), truth.mask[images, :num_boxes].to(device)
-        overlaps = self.iou_calculator(boxes, priors)
+        shapes = [priors] if approxs is None else approxs.to(device).unbind(1)
+        overlaps = reduce(torch.maximum, (self.iou_calculator(boxes, each) for each in shapes))
         left_out = None if valid is None else ~valid[images].to(device)
         if truth.ignored is not None and self.ignore_iof_thr > 0:
             ignored = self._in_ignored_region(truth.ignored[images].to(device), priors)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from det_models.base_roi_head import BaseRoIHead, Features, Samples, check_features
 from det_models.metainfo import MetaInfo
+from det_models.refine import split_rows
 from det_models.roi_head import MASKS_OF_FORWARD, class_losses, sample_regions
 from det_models.samplers import SamplingResult
 from det_models.truth import check_labels, unpack_gt_instances
@@ -265,7 +266,7 @@ class CascadeRoIHead(BaseRoIHead):
 
     def _through_stages(
         self, x: Features, proposals: Sequence[InstanceData], batch_img_metas: Sequence[MetaInfo]
-    ) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Any]]:
         """The last stage's regions ``[N_i, 5]``, mean logits ``[N_i, K + 1]``, and the last encoded boxes."""
         rois = bbox2roi([each.bboxes for each in proposals])
         counts = [len(each.bboxes) for each in proposals]
@@ -280,12 +281,13 @@ class CascadeRoIHead(BaseRoIHead):
             parts = zip(
                 rois.split(counts),
                 labels.split(counts),
-                found["bbox_pred"].split(counts),
+                split_rows(found["bbox_pred"], counts),
                 batch_img_metas,
                 strict=True,
             )
             rois = torch.cat([self.bbox_head[stage].regress_by_class(*part) for part in parts])
-        return rois.split(counts), (total / self.num_stages).split(counts), found["bbox_pred"].split(counts)
+        mean = (total / self.num_stages).split(counts)
+        return rois.split(counts), mean, split_rows(found["bbox_pred"], counts)
 
     def predict_mask(
         self,

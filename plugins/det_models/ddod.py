@@ -27,7 +27,7 @@ from det_models.assign import BaseAssigner, match_levels
 from det_models.coders import BaseBBoxCoder, DeltaXYWHBBoxCoder
 from det_models.dense import DenseHead, Losses
 from det_models.dense_cfg import DenseTestCfg, DenseTrainCfg
-from det_models.dense_targets import DenseTargets, rows_of_levels, valid_priors
+from det_models.dense_targets import DenseTargets, rows_of_levels, sampled_targets, valid_priors
 from det_models.detector import SingleStageDetector
 from det_models.host import reduce_mean
 from det_models.losses.cross_entropy import CrossEntropyLoss
@@ -35,7 +35,6 @@ from det_models.losses.focal import FocalLoss
 from det_models.losses.iou import GIoULoss
 from det_models.metainfo import MetaInfo
 from det_models.postprocess import flatten_levels
-from det_models.samplers import PseudoSampler
 from det_models.scale import Scale
 from det_models.towers import conv_tower, each_level
 from det_models.truth import GroundTruth
@@ -256,22 +255,8 @@ class DDODHead(DenseHead):
                 matches = assigner.match_levels(  # type: ignore[attr-defined]
                     mlvl_priors, truth, valid, predicted
                 )
-            both.append(self._targets_of(matches, truth, cfg))
+            both.append(sampled_targets(matches, cfg, truth, self.num_classes))
         return mlvl_priors, both[0], both[1]
-
-    def _targets_of(self, matches: Tensor, truth: GroundTruth, cfg: DDODTrainCfg) -> DenseTargets:
-        """What ``LongTensor[B, A]`` matched priors are to predict."""
-        sampler = cfg.sampler or PseudoSampler()
-        matches = sampler.select(matches)
-        weights = (matches >= 0).float()
-        if cfg.pos_weight > 0:
-            weights = torch.where(matches > 0, cfg.pos_weight, weights)
-        return DenseTargets(
-            matches=matches,
-            labels=truth.labels_at(matches, self.num_classes),
-            label_weights=weights,
-            avg_factor=reduce_mean(sampler.avg_factor(matches).float()),
-        )
 
     @torch.no_grad()
     def level_factors(self, matches: Tensor, lengths: Sequence[int]) -> Tensor:

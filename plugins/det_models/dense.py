@@ -12,17 +12,16 @@ from det_models.anchors import AnchorGenerator
 from det_models.assign import match_levels
 from det_models.coders import BaseBBoxCoder
 from det_models.dense_cfg import DenseTestCfg, DenseTrainCfg, as_settings
-from det_models.dense_targets import DenseTargets, Targets, as_tuple, regressed_rows, valid_priors
-from det_models.host import reduce_mean
-from det_models.metainfo import MetaInfo, each_meta, with_scale_factor
-from det_models.postprocess import (
-    Candidates,
-    best_of_levels,
-    flatten_level,
-    rescale_boxes,
-    suppress,
+from det_models.dense_targets import (
+    DenseTargets,
+    Targets,
+    as_tuple,
+    regressed_rows,
+    sampled_targets,
+    valid_priors,
 )
-from det_models.samplers import PseudoSampler
+from det_models.metainfo import MetaInfo, each_meta, with_scale_factor
+from det_models.postprocess import Candidates, best_of_levels, flatten_level, rescale_boxes, suppress
 from det_models.truth import GroundTruth, unpack_gt_instances
 from detcore.nn import BaseModule
 from detcore.registry import MODELS, TASK_UTILS
@@ -273,17 +272,8 @@ class DenseHead(BaseModule):
         valid = valid_priors(
             self.prior_generator, mlvl_priors, featmap_sizes, batch_img_metas, cfg.allowed_border
         )
-        sampler = cfg.sampler or PseudoSampler()
-        matches = sampler.select(match_levels(cfg.assigner, mlvl_priors, truth, valid))
-        weights = (matches >= 0).to(mlvl_priors[0].dtype)
-        if cfg.pos_weight > 0:
-            weights = torch.where(matches > 0, cfg.pos_weight, weights)
-        return DenseTargets(
-            matches=matches,
-            labels=truth.labels_at(matches, self.num_classes),
-            label_weights=weights,
-            avg_factor=reduce_mean(sampler.avg_factor(matches)),
-        )
+        matches = match_levels(cfg.assigner, mlvl_priors, truth, valid)
+        return sampled_targets(matches, cfg, truth, self.num_classes)
 
     def _train_cfg(self) -> DenseTrainCfg:
         if self.train_cfg is None:

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from det_models.host import host_tensor
+from det_models.dense_cfg import DenseTrainCfg
+from det_models.host import host_tensor, reduce_mean
 from det_models.metainfo import MetaInfo, each_meta
 from det_models.postprocess import flatten_level
+from det_models.samplers import PseudoSampler
 from det_models.truth import GroundTruth
 
 Targets = Tensor | tuple[Tensor, ...]  # of the classes: labels, or labels and what else a loss compares with
@@ -35,6 +37,30 @@ class DenseTargets:
     labels: Tensor
     label_weights: Tensor
     avg_factor: Tensor
+
+
+def sampled_targets(
+    matches: Tensor, cfg: DenseTrainCfg, truth: GroundTruth, num_classes: int
+) -> DenseTargets:
+    """What priors are to predict that were matched, once the sampler has chosen among them.
+
+    Args:
+        matches: ``LongTensor[B, A]``, as from an assigner.
+        cfg: Its ``sampler`` and ``pos_weight`` are used.
+        truth: Ground truth of the B images.
+        num_classes: Label of background.
+    """
+    sampler = cfg.sampler or PseudoSampler()
+    matches = sampler.select(matches)
+    weights = (matches >= 0).float()
+    if cfg.pos_weight > 0:
+        weights = torch.where(matches > 0, cfg.pos_weight, weights)
+    return DenseTargets(
+        matches=matches,
+        labels=truth.labels_at(matches, num_classes),
+        label_weights=weights,
+        avg_factor=reduce_mean(sampler.avg_factor(matches)),
+    )
 
 
 @dataclass(slots=True)

@@ -79,6 +79,8 @@ def detcore_components(components: ComponentTable) -> None:
         "RetinaHead": "det_models.retinanet:RetinaHead",
         "RetinaNet": "det_models.retinanet:RetinaNet",
         "RetinaSepBNHead": "det_models.retina_sepbn:RetinaSepBNHead",
+        "SABLHead": "det_models.sabl_roi:SABLHead",
+        "SABLRetinaHead": "det_models.sabl_retina:SABLRetinaHead",
         "SSDHead": "det_models.ssd:SSDHead",
         "SSDNeck": "det_models.ssd:SSDNeck",
         "Shared2FCBBoxHead": "det_models.conv_fc_heads:Shared2FCBBoxHead",
@@ -105,7 +107,9 @@ def detcore_components(components: ComponentTable) -> None:
     components.add_many("task_utils", {
         "ATSSAssigner": "det_models.atss_assign:ATSSAssigner",
         "AnchorGenerator": "det_models.anchors:AnchorGenerator",
+        "ApproxMaxIoUAssigner": "det_models.approx_assign:ApproxMaxIoUAssigner",
         "BboxOverlaps2D": "det_models.overlaps:BboxOverlaps2D",
+        "BucketingBBoxCoder": "det_models.bucketing_coder:BucketingBBoxCoder",
         "CenterRegionAssigner": "det_models.center_region_assign:CenterRegionAssigner",
         "CombinedSampler": "det_models.samplers_balanced:CombinedSampler",
         "DeltaXYWHBBoxCoder": "det_models.coders:DeltaXYWHBBoxCoder",

@@ -31,7 +31,7 @@ def refined(
         sampling_results,
         rois.split(counts),
         labels.split(counts),
-        bbox_pred.split(counts),
+        split_rows(bbox_pred, counts),
         batch_img_metas,
         strict=True,
     ):
@@ -40,6 +40,16 @@ def refined(
         is_gt[: result.num_pos] = result.pos_is_gt
         moved.append(InstanceData(bboxes=boxes[~is_gt]))
     return moved
+
+
+def split_rows(values: Any, counts: Sequence[int]) -> Sequence[Any]:
+    """Each image's rows of ``Tensor[N, ...]``, or of a tuple of such; None for each where there are none."""
+    if values is None:
+        return [None] * len(counts)
+    if isinstance(values, tuple):  # a box may be more than one encoded tensor
+        return list(zip(*(each.split(counts) for each in values), strict=True))
+    rows: Sequence[Tensor] = values.split(counts)
+    return rows
 
 
 def of_class(bbox_pred: Tensor, labels: Tensor, num_classes: int) -> Tensor:

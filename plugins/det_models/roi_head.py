@@ -9,6 +9,7 @@ from torch import Tensor
 
 from det_models.base_roi_head import BaseRoIHead, Features, Samples, check_features
 from det_models.metainfo import MetaInfo
+from det_models.refine import split_rows
 from det_models.samplers import SamplingResult
 from det_models.truth import check_labels, unpack_gt_instances
 from det_models.two_stage_cfg import RCNNTestCfg
@@ -213,11 +214,10 @@ class StandardRoIHead(BaseRoIHead):
         rois = bbox2roi(proposals)
         found = self._bbox_forward(x, rois)
         counts = [len(each) for each in proposals]
-        bbox_pred = found["bbox_pred"]
         results: list[InstanceData] = self.bbox_head.predict_by_feat(
             rois=rois.split(counts),
             cls_scores=found["cls_score"].split(counts),
-            bbox_preds=[None] * len(counts) if bbox_pred is None else bbox_pred.split(counts),
+            bbox_preds=split_rows(found["bbox_pred"], counts),
             batch_img_metas=batch_img_metas,
             rcnn_test_cfg=rcnn_test_cfg,
             rescale=rescale,

@@ -172,6 +172,12 @@ def ddod():
     return model
 
 
+def sabl():
+    model = one_stage("RetinaNet", "SABLRetinaHead", {**matched_by_overlap(0.5), **APPROX})
+    del model.bbox_head["anchor_generator"]
+    return model
+
+
 def reppoints():
     model = one_stage("RepPointsDetector", "RepPointsHead", point_feat_channels=16)
     del model.bbox_head["anchor_generator"]
@@ -239,6 +245,7 @@ def yolov3():
     return model
 
 
+APPROX = {"type": "ApproxMaxIoUAssigner", "neg_iou_thr": 0.4, "min_pos_iou": 0.0}
 DILATED = {
     "type": "DilatedEncoder", "block_mid_channels": 8, "num_residual_blocks": 2, "block_dilations": [1, 2],
 }  # fmt: skip
@@ -411,9 +418,11 @@ def check_regions(cfg, *features):
     torch.manual_seed(0)
     head, twin = (MODELS.build(cfg) for _ in range(2))
 
+    def flat(found):
+        return [each for part in found for each in flat(part)] if isinstance(found, tuple) else [found]
+
     def outputs(module, number):
-        found = module(*(each[:number] for each in features))
-        return list(found) if isinstance(found, tuple) else [found]
+        return flat(module(*(each[:number] for each in features)))
 
     check_gradients(head, outputs(head, 6))
     assert [len(each) for each in outputs(head, 0)] == [0] * len(outputs(head, 0))
@@ -630,7 +639,9 @@ EXAMPLES = {
         "semi.models.SoftTeacher": lambda _: check_detector(
             taught("SoftTeacher", two_stages("FasterRCNN")), num_classes=5
         ),
-        "models.models.RetinaNet": lambda _: check_detector(detector(), num_classes=5),
+        "models.models.RetinaNet": lambda _: [
+            check_detector(each, num_classes=5) for each in (detector(), sabl())
+        ],
         "models.models.YOLOX": lambda _: check_detector(yolox(), num_classes=5),
         "models.models.RTMDet": lambda _: [
             check_detector(rtmdet(), num_classes=5),
@@ -668,6 +679,13 @@ EXAMPLES = {
                 {"type": "Shared4Conv1FCBBoxHead", "fc_out_channels": 16, "conv_out_channels": 8},
             )
         },
+        "models.models.SABLHead": lambda _: check_regions(
+            {
+                **{"type": "SABLHead", "num_classes": 3, "cls_in_channels": 8, "reg_in_channels": 8},
+                **{"cls_out_channels": 16, "reg_offset_out_channels": 8, "reg_cls_out_channels": 8},
+            },
+            FEATURES,
+        ),
         "models.models.DoubleConvFCBBoxHead": lambda _: check_regions(
             {
                 **{"type": "DoubleConvFCBBoxHead", "in_channels": 8, "num_classes": 3},
