@@ -24,6 +24,7 @@ def detcore_components(components: ComponentTable) -> None:
         "CascadeRoIHead": "det_models.cascade_rcnn:CascadeRoIHead",
         "CenterNet": "det_models.centernet:CenterNet",
         "CenterNetHead": "det_models.centernet:CenterNetHead",
+        "CenterNetUpdateHead": "det_models.centernet_update:CenterNetUpdateHead",
         "ConvFCBBoxHead": "det_models.conv_fc_heads:ConvFCBBoxHead",
         "CrossEntropyLoss": "det_models.losses.cross_entropy:CrossEntropyLoss",
         "DDOD": "det_models.ddod:DDOD",

@@ -215,6 +215,11 @@ _ONE_STAGE: dict[str, dict[str, Any]] = {
         },
     },
     "AutoAssign": {"type": "AutoAssignHead", "strides": (8, 16, 32, 64, 128)},
+    "CenterNetUpdate": {
+        "detector": "CenterNet",
+        "type": "CenterNetUpdateHead",
+        "strides": (8, 16, 32, 64, 128),
+    },
     "YOLOF": {
         "type": "YOLOFHead",
         "stacked_convs": None,

@@ -16,6 +16,10 @@ from detcore.structures import InstanceData
 
 BOXES = [[10.0, 12.0, 50.0, 60.0], [20.0, 30.0, 90.0, 60.0]]
 COUNTS = {  # all parameters, and those that train, of the reference's
+    "centernet-update_r101_fpn_8xb8-amp-lsj-200e_coco.py": [51285145, 51059801],
+    "centernet-update_r18_fpn_8xb8-amp-lsj-200e_coco.py": [19273369, 19115865],
+    "centernet-update_r50-caffe_fpn_ms-1x_coco.py": [32293017, 32017497],
+    "centernet-update_r50_fpn_8xb8-amp-lsj-200e_coco.py": [32293017, 32067673],
     "centernet_r18-dcnv2_8xb16-crop512-140e_coco.py": [14436901, 14436901],
     "centernet_r18_8xb16-crop512-140e_coco.py": [14219092, 14219092],
 }
@@ -305,7 +309,7 @@ def test_as_many_parameters_as_the_reference(name):
 
 @pytest.mark.shared
 @pytest.mark.slow
-@pytest.mark.parametrize("word", ["centernet/centernet_"])
+@pytest.mark.parametrize("word", ["centernet/centernet_", "centernet/centernet-update"])
 def test_the_recorded_detector_passes(word, shared, root):
     check = [sys.executable, str(shared("golden/check.py")), "--configs", str(root / "configs"), word]
     done = subprocess.run(check, capture_output=True, text=True, timeout=600, check=False)

@@ -22,6 +22,7 @@ RECORDS = {
     "TOOD": "tood/tood_",
     "RepPoints": "reppoints/reppoints-moment_r50_fpn_1x",
     "AutoAssign": "autoassign/autoassign_",
+    "CenterNetUpdate": "centernet/centernet-update",
     "YOLOF": "yolof/yolof_",
 }
 METHODS = tuple(RECORDS)

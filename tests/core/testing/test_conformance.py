@@ -205,14 +205,10 @@ def centernet():
     return model
 
 
-def centernet():
-    """One map of stride 4, on which objects are peaks."""
-    model = detector()
+def centernet_update():
+    model = autoassign()
     model.type = "CenterNet"
-    model.neck = CT_NECK
-    model.bbox_head = {"type": "CenterNetHead", "num_classes": 5, "in_channels": 8, "feat_channels": 8}
-    del model["train_cfg"]
-    model.test_cfg = {"topk": 20, "local_maximum_kernel": 3}
+    model.bbox_head["type"] = "CenterNetUpdateHead"
     return model
 
 
@@ -248,9 +244,6 @@ def yolov3():
 APPROX = {"type": "ApproxMaxIoUAssigner", "neg_iou_thr": 0.4, "min_pos_iou": 0.0}
 DILATED = {
     "type": "DilatedEncoder", "block_mid_channels": 8, "num_residual_blocks": 2, "block_dilations": [1, 2],
-}  # fmt: skip
-CT_NECK = {
-    "type": "CTResNetNeck", "in_channels": 64, "num_deconv_filters": (16, 8, 8), "num_deconv_kernels": (4, 4, 4),
 }  # fmt: skip
 CT_NECK = {
     "type": "CTResNetNeck", "in_channels": 64,
@@ -565,9 +558,6 @@ EXAMPLES = {
             for name in ("HRFPN", "PAFPN")
         },
         "models.models.CTResNetNeck": lambda _: [
-            check_neck({**CT_NECK, "use_dcn": use_dcn}, in_channels=[8, 16, 32, 64]) for use_dcn in (True, False)
-        ],
-        "models.models.CTResNetNeck": lambda _: [
             check_neck({**CT_NECK, "use_dcn": use_dcn}, in_channels=[8, 16, 32, 64])
             for use_dcn in (True, False)
         ],
@@ -628,8 +618,9 @@ EXAMPLES = {
         "models.models.DDOD": lambda _: check_detector(ddod(), num_classes=5),
         "models.models.RepPointsDetector": lambda _: check_detector(reppoints(), num_classes=5),
         "models.models.AutoAssign": lambda _: check_detector(autoassign(), num_classes=5),
-        "models.models.CenterNet": lambda _: check_detector(centernet(), num_classes=5),
-        "models.models.CenterNet": lambda _: check_detector(centernet(), num_classes=5),
+        "models.models.CenterNet": lambda _: [
+            check_detector(model, num_classes=5) for model in (centernet(), centernet_update())
+        ],
         "models.models.YOLOF": lambda _: check_detector(yolof(), num_classes=5),
         "models.models.FCOS": lambda _: check_detector(fcos(), num_classes=5),
         "models.models.YOLOV3": lambda _: check_detector(yolov3(), num_classes=5),
@@ -720,9 +711,6 @@ EXAMPLES = {
         "models.models.GaussianFocalLoss": lambda _: check_loss(
             {"type": "GaussianFocalLoss"}, logits().sigmoid(), logits().flip(0).sigmoid().round(decimals=1)
         ),
-        "models.models.GaussianFocalLoss": lambda _: check_loss(
-            {"type": "GaussianFocalLoss"}, logits().sigmoid(), logits().flip(0).sigmoid().round(decimals=1)
-        ),
         "models.models.VarifocalLoss": lambda _: check_loss(
             {"type": "VarifocalLoss"}, logits(), logits().flip(0).sigmoid().round()
         ),
@@ -775,10 +763,10 @@ EXAMPLES = {
                     )
                 ),
                 {"type": "Compose", "transforms": [RESIZE]},
-                {"type": "FixScaleResize", "scale": (90, 60), "keep_ratio": True},
                 {"type": "CutOut", "n_holes": (1, 3), "cutout_shape": (9, 7)},
                 {"type": "Expand", "mean": (103, 116, 123), "prob": 1.0},
                 {"type": "FilterAnnotations", "min_gt_bbox_wh": (10, 10)},
+                {"type": "FixScaleResize", "scale": (90, 60), "keep_ratio": True},
                 {"type": "FixShapeResize", "width": 50, "height": 70, "keep_ratio": True},
                 {"type": "LoadEmptyAnnotations", "with_mask": True, "with_seg": True},
                 {"type": "LoadImageFromNDArray"},
@@ -825,11 +813,11 @@ EXAMPLES = {
             {"type": "LoadAnnotations", "with_bbox": True}, on_disk(folder)
         ),
         "detcore.transforms.LoadProposals": lambda _: check_transform(
-        "detcore.transforms.CopyPaste": lambda _: check_transform(
-            {"type": "CopyPaste", "mask_occluded_thr": 20}, {**mixed(), "mix_results": [tiny_results(2)]}
-        ),
             {"type": "LoadProposals", "num_max_proposals": 2},
             {**tiny_results(), "proposals": {"bboxes": [[1.0, 2, 3, 4]] * 3, "scores": [0.5] * 3}},
+        ),
+        "detcore.transforms.CopyPaste": lambda _: check_transform(
+            {"type": "CopyPaste", "mask_occluded_thr": 20}, {**mixed(), "mix_results": [tiny_results(2)]}
         ),
         "detcore.transforms.Mosaic": lambda _: check_transform(
             {"type": "Mosaic", "img_scale": (64, 48)}, mixed()
