@@ -118,29 +118,39 @@ class DynamicConvs:
         Returns:
             ``Tensor[P, h, w]``.
         """
-        size = features.shape[-2:]
         parts = kernels.split(self.sizes, dim=1)
         weights = [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=False)]
         biases = parts[len(self.shapes) :]
-        # Objects see the same features, so that no object needs a copy of them: an image's weights are
-        # multiplied with its features at once. Places differ, but are sums of one along x and one along y.
-        of_images = zip(weights[0][..., 2:].split(list(counts)), features.flatten(2), strict=True)
-        x = torch.cat([own.flatten(0, 1) @ image for own, image in of_images])
-        x = x.view(len(kernels), self.shapes[0][0], *size)
-        across, down = self._places(grid.view(*size, 2), points)
-        x += (weights[0][..., 0, None] * across[:, None])[:, :, None]
-        x += (weights[0][..., 1, None] * down[:, None] + biases[0][..., None])[..., None]
-        x = x.flatten(2)
+        x = self._first(features, grid, weights[0], biases[0], points, counts)
         for weight, bias in zip(weights[1:], biases[1:], strict=True):
-            x = torch.baddbmm(bias[..., None], weight, x.relu_())
-        return x.view(len(kernels), *size)
+            x = torch.baddbmm(bias[..., None], weight, x.relu())
+        return x.unflatten(-1, features.shape[-2:])[:, 0]
 
-    def _places(self, grid: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """From each column ``Tensor[P, w]`` and row ``Tensor[P, h]`` to the points, in parts of a reach."""
-        reach = points[:, 2:] * _REACH
-        across = (points[:, :1] - grid[0, :, 0]) / reach[:, :1]
-        down = (points[:, 1:2] - grid[:, 0, 1]) / reach[:, 1:]
-        return across, down
+    def _first(
+        self,
+        features: Tensor,
+        grid: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        points: Tensor,
+        counts: Sequence[int],
+    ) -> Tensor:
+        """The first convolution, ``Tensor[P, channels, h * w]``, in float32.
+
+        A place as seen from a cell is ``(point - pixel) / reach``. So it is the pixel's place in the image,
+        which is the same for all objects, if weights and biases are changed in turn: no object needs a copy
+        of the features, and an image's objects are multiplied with them at once. The difference of two large
+        numbers that this makes of a small one is too much for less precision.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            of_places = weight[..., :2].float() / (points[:, None, 2:] * _REACH)
+            biases = bias.float() + (of_places * points[:, None, :2]).sum(-1)
+            weights = torch.cat((-of_places, weight[..., 2:].float()), dim=2)
+            places = grid.t().expand(len(features), -1, -1)
+            maps = torch.cat((places, features.flatten(2).float()), dim=1)
+            parts = zip(weights.split(list(counts)), biases.split(list(counts)), maps, strict=True)
+            rows = [torch.addmm(b.flatten()[:, None], w.flatten(0, 1), each) for w, b, each in parts]
+            return torch.cat(rows).unflatten(0, weight.shape[:2])
 
 
 @dataclass(kw_only=True, slots=True)

@@ -347,6 +347,19 @@ def test_the_features_of_masks_are_made_of_all_levels():
     assert module(maps).shape == (2, 3, 8, 8)
 
 
+def test_places_keep_their_precision_under_autocast():
+    """Near a cell far from the corner: in bfloat16 the numbers that they are differences of differ by 4."""
+    convs = DynamicConvs(2, 4, 1)
+    columns, rows = torch.meshgrid(torch.arange(160.0), torch.arange(4.0), indexing="xy")
+    grid = 8 * torch.stack((columns, rows), dim=-1).view(-1, 2)
+    kernels = torch.tensor([[64.0, 0, 0, 0, 0], [0.0, 64, 0, 0, 1]])  # pixels to the cell, along x and y
+    points = torch.tensor([[1233.0, 5, 8, 8], [100.0, 11, 8, 8]])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = convs(torch.zeros(1, 2, 4, 160, dtype=torch.bfloat16), grid, kernels, points, [2])
+    want = torch.stack((1233 - 8 * columns, 11 - 8 * rows + 1))
+    torch.testing.assert_close(found.float(), want)
+
+
 def test_an_object_has_169_numbers_by_default():
     assert DynamicConvs(8, 8, 3).num_params == 169
     assert RTMDetInsSepBNHead(3, 8, feat_channels=8).num_gen_params == 169
