@@ -58,6 +58,7 @@ def mosaic_of(
         pad_val: Value of pixels that no image covers.
         clip: Clip boxes to the canvas.
     """
+    check_alike([results["img"], *(part.img for part in parts)])
     shape = (2 * frame[1], 2 * frame[0])
     canvas = _blank(shape, results["img"], pad_val)
     corner = [int(np.random.uniform(*center_ratio_range) * side) for side in frame]
@@ -90,6 +91,7 @@ def average_of(
         pad_val: Value of pixels that it does not cover.
         clip: Clip its boxes to the image.
     """
+    check_alike([results["img"], other.img])
     jitter = np.random.uniform(*ratio_range)
     mirror = np.random.uniform(0, 1) > 1 - flip_ratio
     canvas = _blank(frame[::-1], other.img, pad_val)
@@ -155,6 +157,20 @@ def check_mixable(transform: BaseTransform, sample: Mapping[str, Any]) -> None:
         raise DataError(f"{name} mixes boxes and masks, but no label maps (with_seg=True)")
     if sample.get("proposals") is not None:
         raise DataError(f"{name} mixes boxes and masks, but no proposals (LoadProposals)")
+
+
+def check_alike(images: Sequence[np.ndarray]) -> None:
+    """Refuse images (H, W[, C]) that cannot stand in one picture.
+
+    Raises:
+        DataError: Their channels or types differ.
+    """
+    kinds = {f"{each.shape[2:] or 'grey'} {each.dtype}" for each in images}
+    if len(kinds) > 1:
+        raise DataError(
+            f"images that are mixed must have the same channels and type, got {'; '.join(sorted(kinds))}: "
+            "load all alike (LoadImageFromFile: color_type, to_float32)"
+        )
 
 
 def _blank(shape: tuple[int, int], like: np.ndarray, pad_val: tuple[float, ...]) -> np.ndarray:
