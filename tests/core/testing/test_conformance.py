@@ -101,6 +101,14 @@ def fcos():
     return model
 
 
+def nas_fcos():
+    model = fcos()
+    model.type = "NASFCOS"
+    model.neck = {"type": "NASFCOS_FPN", "in_channels": "auto", "out_channels": 32, **NAS_CELLS}
+    model.bbox_head["type"] = "NASFCOSHead"
+    return model
+
+
 def yolox():
     model = Config.fromfile("detcore::yolox/yolox_nano_8xb8-300e_coco.py").model
     model.data_preprocessor.batch_augments = None
@@ -249,6 +257,7 @@ CT_NECK = {
     "type": "CTResNetNeck", "in_channels": 64,
     "num_deconv_filters": (16, 8, 8), "num_deconv_kernels": (4, 4, 4),
 }  # fmt: skip
+NAS_CELLS = {"conv_cfg": {"type": "DCNv2", "deform_groups": 2}, "norm_cfg": {"type": "BN"}}
 REGION = {"score_thr": 0.0, "nms": {"type": "nms", "iou_threshold": 0.5}, "max_per_img": 20}
 PROPOSALS = {"nms_pre": 60, "max_per_img": 30, "nms": {"type": "nms", "iou_threshold": 0.7}}
 
@@ -561,6 +570,9 @@ EXAMPLES = {
             check_neck({**CT_NECK, "use_dcn": use_dcn}, in_channels=[8, 16, 32, 64])
             for use_dcn in (True, False)
         ],
+        "models.models.NASFCOS_FPN": lambda _: check_neck(
+            {"type": "NASFCOS_FPN", "out_channels": 8, **NAS_CELLS}, in_channels=[8, 16, 32, 64]
+        ),
         "models.models.NASFPN": lambda _: check_neck(
             {"type": "NASFPN", "out_channels": 8, "stack_times": 2, "norm_cfg": STANDARDISED["norm_cfg"]},
             in_channels=[8, 16, 32, 64],
@@ -623,6 +635,7 @@ EXAMPLES = {
         ],
         "models.models.YOLOF": lambda _: check_detector(yolof(), num_classes=5),
         "models.models.FCOS": lambda _: check_detector(fcos(), num_classes=5),
+        "models.models.NASFCOS": lambda _: check_detector(nas_fcos(), num_classes=5),
         "models.models.YOLOV3": lambda _: check_detector(yolov3(), num_classes=5),
         "semi.models.SemiBaseDetector": lambda _: check_detector(
             taught("SemiBaseDetector", detector()), num_classes=5
