@@ -22,13 +22,14 @@ def instances(boxes, scores, labels):
     st.integers(0, 10**6),
     st.sampled_from([1, 3, 50, 10**6, -1]),
     st.sampled_from([-math.inf, 0.0, 1.5, 99.0]),
+    st.sampled_from([1, 2]),
 )
-def test_the_best_pairs_are_found(seed, limit, least):
+def test_the_best_pairs_are_found(seed, limit, least, images):
     generator = torch.Generator().manual_seed(seed)
-    maps = torch.randn(2, 3 * 4, 5, 6, generator=generator)
+    maps = torch.randn(images, 3 * 4, 5, 6, generator=generator)
     values, priors, labels = top_candidates(maps.unflatten(1, (3, 4)), limit, least)
     flat = flatten_level(maps, 4)
-    for image in range(2):
+    for image in range(images):
         found = flat[image, priors[image], labels[image]]
         torch.testing.assert_close(found, values[image])
         entries = flat[image].flatten()
