@@ -94,8 +94,10 @@ class CocoDataset(BaseDetDataset):
         info = super().get_data_info(idx)
         folder = self.data_prefix.get("seg")
         if "seg_map_path" not in info:
-            name = Path(info["img_path"]).stem + self.seg_map_suffix
-            info["seg_map_path"] = os.path.join(folder, name) if folder else None  # noqa: PTH118
+            info["seg_map_path"] = None
+            if folder:
+                name = Path(info["img_path"]).stem + self.seg_map_suffix
+                info["seg_map_path"] = os.path.join(folder, name)  # noqa: PTH118
         return info
 
     def _image_folder(self) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from detcore.data.transforms.base import BaseTransform, Results, keep_instances, record_homography
 from detcore.data.transforms.fill import Fill, checked_fill, fill_of
+from detcore.data.transforms.geometry import warp_array
 from detcore.data.transforms.proposals import map_proposals
 from detcore.structures.bbox import bbox_project
 
@@ -79,11 +79,11 @@ class RandomAffine(BaseTransform):
         matrix = self._get_random_homography_matrix(height, width)
         shape = (height, width)
         fill = fill_of(img, self.border_val, "RandomAffine: border_val")
-        results["img"], results["img_shape"] = _warped(img, matrix, shape, cv2.INTER_LINEAR, fill), shape
+        results["img"], results["img_shape"] = warp_array(img, matrix, shape, "bilinear", fill), shape
         if results.get("gt_masks") is not None:
             results["gt_masks"] = results["gt_masks"].warp(matrix[:2], shape)
         if results.get("gt_seg_map") is not None:
-            results["gt_seg_map"] = _warped(results["gt_seg_map"], matrix, shape, cv2.INTER_NEAREST, (255.0,))
+            results["gt_seg_map"] = warp_array(results["gt_seg_map"], matrix, shape, "nearest", (255.0,))
         matrix = matrix.astype(np.float32)
         limit = shape if self.bbox_clip_border else None
         if results.get("gt_bboxes") is not None:
@@ -110,13 +110,3 @@ class RandomAffine(BaseTransform):
         limits = ("max_rotate_degree", "max_translate_ratio", "scaling_ratio_range", "max_shear_degree")
         shown = ", ".join(f"{name}={getattr(self, name)}" for name in (*limits, "border"))
         return f"RandomAffine({shown})"
-
-
-def _warped(
-    img: np.ndarray, matrix: np.ndarray, shape: tuple[int, int], sampling: int, fill: tuple[float, ...]
-) -> np.ndarray:
-    """An image (H, W[, C]) under an affine map (3, 3), as one of (h, w)."""
-    warped: np.ndarray = cv2.warpAffine(
-        img, matrix[:2], (shape[1], shape[0]), flags=sampling, borderValue=fill
-    )
-    return warped.reshape(*shape, *img.shape[2:])

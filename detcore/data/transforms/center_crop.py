@@ -86,14 +86,15 @@ class RandomCenterCropPad(BaseTransform):
         assert self.test_pad_mode is not None
         kind, number = self.test_pad_mode
         height, width = results["img"].shape[:2]
-        shape = tuple(
+        down, across = (
             (side | int(number)) + self.test_pad_add_pix if kind == "logical_or" else _multiple(side, number)
             for side in (height, width)
         )
+        shape = down, across
         window, (left, top) = _window((width // 2, height // 2), shape, (height, width))
         self._place(results, window, (left, top), shape)
-        down, across = window[3] - window[1], window[2] - window[0]
-        results["border"] = np.array([top, top + down, left, left + across], np.float32)
+        bottom, right = top + window[3] - window[1], left + window[2] - window[0]
+        results["border"] = np.array([top, bottom, left, right], np.float32)
         return results
 
     def _drawn(self, results: Results) -> Results | None:
@@ -150,7 +151,7 @@ class RandomCenterCropPad(BaseTransform):
         if self.test_mode:
             return boxes, np.ones(len(boxes), bool)
         boxes = clip_boxes(boxes, shape) if self.bbox_clip_border else boxes
-        return boxes, (boxes[:, :2] < shape[::-1]).all(1) & (boxes[:, 2:] > 0).all(1)
+        return boxes, np.all((boxes[:, :2] < shape[::-1]) & (boxes[:, 2:] > 0), axis=1)
 
     def __repr__(self) -> str:
         chosen = f"crop_size={self.crop_size}, ratios={self.ratios}, border={self.border}"

@@ -116,7 +116,7 @@ class CopyPaste(BaseTransform):
         around = left.get_bboxes()
         near = (np.abs(around - boxes) <= self.bbox_occluded_thr).all(1)
         # Nothing is known of what is covered of an object that had no mask.
-        unknown = ~before.any((1, 2))
+        unknown: np.ndarray = ~np.any(before, axis=(1, 2))
         results["gt_masks"] = left
         results["gt_bboxes"] = np.where(unknown[:, None], boxes, around)
         keep_instances(results, near | (left.areas > self.mask_occluded_thr) | unknown)

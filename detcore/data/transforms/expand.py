@@ -9,8 +9,7 @@ import numpy as np
 
 from detcore.data.transforms.base import BaseTransform, Results, keep_instances, record_homography
 from detcore.data.transforms.fill import Fill, checked_fill, fill_of
-from detcore.data.transforms.geometric import warp_array
-from detcore.data.transforms.geometry import clip_boxes
+from detcore.data.transforms.geometry import clip_boxes, warp_array
 from detcore.data.transforms.proposals import keep_proposals, map_proposals
 
 
@@ -114,11 +113,11 @@ class RandomShift(BaseTransform):
             results["proposals"], keep = self._moved(results["proposals"], right, down, shape)
             keep_proposals(results, keep)
         matrix = np.array([[1, 0, right], [0, 1, down], [0, 0, 1]], np.float64)
-        results["img"] = warp_array(img, matrix, "nearest", fill_of(img, (0.0,), "RandomShift"))
+        results["img"] = warp_array(img, matrix, shape, "nearest", fill_of(img, (0.0,), "RandomShift"))
         if results.get("gt_masks") is not None:
             results["gt_masks"] = results["gt_masks"].warp(matrix[:2], shape, 0, "nearest")
         if results.get("gt_seg_map") is not None:
-            results["gt_seg_map"] = warp_array(results["gt_seg_map"], matrix, "nearest", (255.0,))
+            results["gt_seg_map"] = warp_array(results["gt_seg_map"], matrix, shape, "nearest", (255.0,))
         record_homography(results, matrix)
         return results
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from detcore.data.transforms.base import BaseTransform, Results, record_homography
 from detcore.data.transforms.fill import Fill, checked_fill, fill_of
-from detcore.data.transforms.geometry import INTERPOLATIONS
+from detcore.data.transforms.geometry import INTERPOLATIONS, warp_array
 from detcore.data.transforms.magnitude import Magnitude
 from detcore.data.transforms.proposals import map_proposals
 from detcore.structures.bbox import bbox_project
@@ -102,7 +102,9 @@ class GeomTransform(BaseTransform):
         matrix = self._get_homography_matrix(results, mag)
         name = f"{type(self).__name__}: img_border_value"
         fill = fill_of(results["img"], self.img_border_value, name)
-        results["img"] = warp_array(results["img"], matrix, self.interpolation, fill)
+        results["img"] = warp_array(
+            results["img"], matrix, results["img"].shape[:2], self.interpolation, fill
+        )
 
     def _transform_bboxes(self, results: Results, mag: float) -> None:
         matrix = self._get_homography_matrix(results, mag).astype(np.float32)
@@ -116,8 +118,8 @@ class GeomTransform(BaseTransform):
 
     def _transform_seg(self, results: Results, mag: float) -> None:
         matrix = self._get_homography_matrix(results, mag)
-        ignore = (float(self.seg_ignore_label),)
-        results["gt_seg_map"] = warp_array(results["gt_seg_map"], matrix, "nearest", ignore)
+        seg, ignore = results["gt_seg_map"], (float(self.seg_ignore_label),)
+        results["gt_seg_map"] = warp_array(seg, matrix, seg.shape[:2], "nearest", ignore)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.magnitude!r}, reversal_prob={self.reversal_prob})"
@@ -208,14 +210,3 @@ class TranslateY(_ByShare):
     def matrix(self, mag: float, height: int, width: int) -> np.ndarray:
         """Whole pixels, rounded towards none."""
         return np.array([[1, 0, 0], [0, 1, int(height * mag)], [0, 0, 1]], np.float64)
-
-
-def warp_array(
-    img: np.ndarray, matrix: np.ndarray, interpolation: str, fill: tuple[float, ...]
-) -> np.ndarray:
-    """An image (H, W[, C]) under an affine map (3, 3), of the same size; ``fill`` where it is empty."""
-    size = (img.shape[1], img.shape[0])
-    warped: np.ndarray = cv2.warpAffine(
-        img, matrix[:2], size, flags=INTERPOLATIONS[interpolation], borderValue=fill
-    )
-    return warped.reshape(img.shape)

@@ -36,10 +36,16 @@ class YOLOXHSVRandomAug(BaseTransform):
         if img.dtype != np.uint8 or img.ndim != 3 or img.shape[2] != 3:
             raise ValueError(f"YOLOXHSVRandomAug takes uint8 (H, W, 3), got {img.dtype} {img.shape}")
         added = np.random.uniform(-1, 1, 3) * self.deltas * np.random.randint(0, 2, 3)
-        hue, saturation, value = np.arange(256)[:, None].repeat(3, 1).T + added.astype(np.int64)[:, None]
-        tables = np.stack([hue % 180, saturation.clip(0, 255), value.clip(0, 255)], -1).astype(np.uint8)
-        hsv = cv2.LUT(cv2.cvtColor(img, cv2.COLOR_BGR2HSV), tables[None])
-        results["img"] = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+        hue, saturation, value = added.astype(np.int64).tolist()
+        planes = cv2.split(cv2.cvtColor(img, cv2.COLOR_BGR2HSV))
+        if hue:
+            table = ((np.arange(256) + hue) % 180).astype(np.uint8)
+            cv2.LUT(planes[0], table, dst=planes[0])
+        for plane, change in ((planes[1], saturation), (planes[2], value)):
+            if change:
+                # Ends at 0 and at 255. (OpenCV takes a number, which its stubs do not know.)
+                cv2.add(plane, float(change), dst=plane)  # type: ignore[call-overload]
+        results["img"] = cv2.cvtColor(cv2.merge(planes), cv2.COLOR_HSV2BGR)
         return results
 
     def __repr__(self) -> str:

@@ -43,8 +43,9 @@ class ImageCache:
     def put(self, results: Results) -> Fitted:
         """Fit a sample, keep a copy of it as the newest, and let one go where there are too many."""
         part = fitted(results, self.frame)
-        # Later steps may change the sample's own arrays; the image is a new one already.
-        kept = part._replace(instances=copy.deepcopy(part.instances))
+        # Later steps may change the sample's own arrays.
+        img = part.img.copy() if part.img is results["img"] else part.img
+        kept = part._replace(img=img, instances=copy.deepcopy(part.instances))
         self.images.append(kept)
         if len(self) > self.max_cached_images:
             self.images.pop(np.random.randint(0, len(self) - 1) if self.random_pop else 0)

@@ -22,7 +22,7 @@ class Fitted(NamedTuple):
     """An image as large as fits into a frame, and its objects as they were before.
 
     Attributes:
-        img: The scaled image (h, w[, C]).
+        img: The scaled image (h, w[, C]), the sample's own where it fits as it is.
         scale: What it was scaled by.
         instances: The sample's fields of objects, in pixels of the image that was not scaled.
     """
@@ -60,12 +60,15 @@ def mosaic_of(
     """
     check_alike([results["img"], *(part.img for part in parts)])
     shape = (2 * frame[1], 2 * frame[0])
-    canvas = _blank(shape, results["img"], pad_val)
-    corner = [int(np.random.uniform(*center_ratio_range) * side) for side in frame]
+    canvas = np.empty((*shape, *results["img"].shape[2:]), results["img"].dtype)
+    fill = fill_of(canvas, pad_val, "pad_val")
+    x, y = (int(np.random.uniform(*center_ratio_range) * side) for side in frame)
+    quarters = (canvas[:y, :x], canvas[:y, x:], canvas[y:, :x], canvas[y:, x:])
     placed = []
-    for number, part in enumerate(parts):
-        left = corner[0] - (0 if number % 2 else part.img.shape[1])
-        top = corner[1] - (0 if number // 2 else part.img.shape[0])
+    for number, (part, quarter) in enumerate(zip(parts, quarters, strict=True)):
+        height, width = part.img.shape[:2]
+        left, top = x - (0 if number % 2 else width), y - (0 if number // 2 else height)
+        _fill_around(quarter, (height, width), fill, right=not number % 2, below=not number // 2)
         _paste(canvas, part.img, left, top)
         placed.append(_moved(part.instances, part.scale, (left, top), shape))
     return _mixed(results, canvas, placed, clip)
@@ -175,15 +178,33 @@ def check_alike(images: Sequence[np.ndarray]) -> None:
 
 def _blank(shape: tuple[int, int], like: np.ndarray, pad_val: tuple[float, ...]) -> np.ndarray:
     """An image of (h, w) with the channels and the type of another, of one value everywhere."""
-    values = fill_of(like, pad_val, "pad_val")
     canvas: np.ndarray = np.empty((*shape, *like.shape[2:]), like.dtype)
-    canvas[...] = values[0] if len(set(values)) == 1 else values
+    _fill(canvas, fill_of(like, pad_val, "pad_val"))
     return canvas
 
 
+def _fill(part: np.ndarray, values: tuple[float, ...]) -> None:
+    """Give every pixel (h, w[, C]) of a part of an image the same values, in place."""
+    part[...] = values[0] if len(set(values)) == 1 else values
+
+
+def _fill_around(
+    area: np.ndarray, taken: tuple[int, int], values: tuple[float, ...], right: bool, below: bool
+) -> None:
+    """Fill what an image of (h, w) leaves of an area in whose corner it will lie: at the right, and below."""
+    height, width = min(taken[0], area.shape[0]), min(taken[1], area.shape[1])
+    rows, rest = (slice(area.shape[0] - height, None), slice(area.shape[0] - height)) if below else (
+        slice(height), slice(height, None)
+    )  # fmt: skip
+    _fill(area[rest], values)
+    _fill(area[rows, : area.shape[1] - width] if right else area[rows, width:], values)
+
+
 def _scaled(img: np.ndarray, scale: float) -> np.ndarray:
+    """An image scaled with its aspect ratio kept; itself where that changes nothing."""
     height, width = img.shape[:2]
-    return resize_array(img, (max(int(width * scale), 1), max(int(height * scale), 1)), "bilinear")
+    size = max(int(width * scale), 1), max(int(height * scale), 1)
+    return img if size == (width, height) else resize_array(img, size, "bilinear")
 
 
 def _paste(canvas: np.ndarray, img: np.ndarray, left: int, top: int) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from detcore.data.transforms.affine import RandomAffine
+from detcore.data.transforms.geometry import warp_array
 from detcore.structures.mask import BitmapMasks, PolygonMasks
 
 BOXES = np.array([[30, 22, 75, 61], [52, 40, 100, 82], [120, 90, 158, 118]], np.float32)
@@ -129,6 +130,21 @@ def test_homographies_are_chained():
     first = drawn(0, **{**STILL, "scaling_ratio_range": (0.5, 0.5)})
     second = RandomAffine(**{**STILL, "scaling_ratio_range": (0.5, 0.5)})(copy.deepcopy(first))
     np.testing.assert_allclose(second["homography_matrix"], np.diag([0.25, 0.25, 1]))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_colours_are_warped_to_the_values_that_three_channels_give(seed):
+    random = np.random.default_rng(seed)
+    height, width, h, w = random.integers(1, 300, 4).tolist()
+    img = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
+    angle, scale = random.uniform(-3, 3), random.uniform(0.2, 2.5)
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    right, down = random.uniform(-100, 100, 2)
+    matrix = np.array([[cos, 0.1 - sin, right], [sin, cos, down]])
+    fill = (114.0, 3.0, 250.0)
+    want = cv2.warpAffine(img, matrix, (w, h), flags=cv2.INTER_LINEAR, borderValue=fill)
+    assert np.array_equal(warp_array(img, matrix, (h, w), "bilinear", fill), want)
+    assert (warp_array(img, matrix + [[0, 0, 1e5]] * 2, (h, w), "bilinear", fill) == fill).all()
 
 
 def test_what_is_wrong_is_said():
