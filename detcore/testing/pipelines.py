@@ -58,8 +58,8 @@ def check_transform(source: Source, results: dict[str, Any] | None = None) -> No
 
     It takes and returns a ``results`` dict, or None to refuse the sample; what it changes stays consistent
     (``img_shape`` is that of the image; boxes, labels and masks have one entry an object); one seed gives one
-    result, unless it says that it ``remembers``; an image without objects passes; it can be pickled for worker
-    processes.
+    result, unless it says that it ``remembers``; an image without objects passes; it can be pickled for
+    worker processes.
 
     Args:
         source: ``dict(type=...)``, or a function that builds the transform.
