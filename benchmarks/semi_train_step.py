@@ -101,7 +101,7 @@ def rows(args: argparse.Namespace) -> dict[str, Run]:
 
     counts = regions_of(model, full)
     labelled, classes, boxes = counts["student"]
-    print(f"regions: student {labelled} labelled, {classes} for classes, {boxes} of {classes} for boxes, ", end="")
+    print(f"regions: student {labelled} labelled, {classes} for classes, {boxes} of them for boxes; ", end="")
     print(f"teacher {counts['teacher']}")
     teachers = sum(counts["teacher"])
     bare = bare_networks(model, batch, (labelled, 2 * classes, teachers), args.device)
