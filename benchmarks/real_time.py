@@ -9,6 +9,7 @@ shifted until one score in ``--candidates`` exceeds the config's threshold.
 """
 
 import argparse
+import copy
 from collections.abc import Callable
 
 import torch
@@ -58,35 +59,29 @@ def busy(model: nn.Module, inputs: Tensor, candidates: int) -> None:
 
 
 def rows(name: str, args: argparse.Namespace) -> dict[str, Run]:
-    model = our_model(args.device, MODELS[name])
+    model = our_model(args.device, MODELS[name]).eval()
     image, (sample, *_) = made_up_batch(argparse.Namespace(**{**vars(args), "batch": 1}))
     batch, samples = made_up_batch(argparse.Namespace(**{**vars(args), "batch": args.train_batch}))
-    busy(model.eval(), image, args.candidates)
+    trained = copy.deepcopy(model).train()
+    busy(model, image, args.candidates)
     with torch.no_grad():
         found = len(model(image, [sample], mode="predict")[0].pred_instances)
     print(f"{name}: {found} boxes found")
 
-    def in_mode(training: bool, run: Run) -> Run:
-        def call() -> object:
-            model.train(training)
-            return run()
-
-        return call
-
     def summed() -> Tensor:
-        return sum(level.sum() for levels in model(batch) for level in levels)
+        return sum(level.sum() for levels in trained(batch) for level in levels)
 
     def training(loss: Callable[[], Tensor]) -> Run:
-        return in_mode(True, step(model, loss, args.device, bf16=False))
+        return step(trained, loss, args.device, bf16=False)
 
     def prediction(call: Run) -> Run:
-        return in_mode(False, without_grad(call, args.device, bf16=False))
+        return without_grad(call, args.device, bf16=False)
 
     return {
         f"{name}, bare network, predict": prediction(lambda: model(image)),
         f"{name}, detcore, predict": prediction(lambda: model(image, [sample], mode="predict")),
         f"{name}, bare network, training": training(summed),
-        f"{name}, detcore, training": training(lambda: total(model(batch, samples, mode="loss"))),
+        f"{name}, detcore, training": training(lambda: total(trained(batch, samples, mode="loss"))),
     }
 
 
