@@ -5,7 +5,7 @@ _base_ = '../bccd/faster-rcnn_r18_fpn_bccd.py'
 
 semi_anns = 'data/semi_bccd/'
 fold = 1
-max_iters = 3000
+max_iters = 1500
 
 color_space = [
     [dict(type='ColorTransform')],
@@ -45,7 +45,7 @@ train_dataloader = dict(
     dataset=labeled_dataset,
 )
 
-train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters='${max_iters}', val_interval=600)
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters='${max_iters}', val_interval=750)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
     dict(
@@ -65,10 +65,10 @@ optim_wrapper = dict(
 )
 # Evaluated is the same average of the weights that the semi-supervised one's teacher is.
 custom_hooks = [
-    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.004, update_buffers=True)
+    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.02, update_buffers=True)
 ]
 default_hooks = dict(
     logger=dict(interval=20),
-    checkpoint=dict(by_epoch=False, interval=600, max_keep_ckpts=1, save_best=None),
+    checkpoint=dict(by_epoch=False, interval=750, max_keep_ckpts=1, save_best=None),
 )
 log_processor = dict(by_epoch=False)

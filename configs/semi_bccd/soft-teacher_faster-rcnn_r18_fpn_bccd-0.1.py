@@ -12,15 +12,15 @@ model = dict(
     ),
     semi_train_cfg=dict(
         sup_weight=1.0,
-        unsup_weight=1.0,
+        unsup_weight=0.5,
         pseudo_label_initial_score_thr=0.5,
-        rpn_pseudo_thr=0.7,
-        cls_pseudo_thr=0.8,
+        rpn_pseudo_thr=0.5,
+        cls_pseudo_thr=0.6,
         reg_pseudo_thr=0.03,
         jitter_times=10,
         jitter_scale=0.06,
         min_pseudo_bbox_wh=(4, 4),
-        burn_in_iters=2000,
+        burn_in_iters=600,
         # The labels of the rest are known here; they measure the pseudo labels and teach nobody.
         unlabeled_truth='${semi_anns}instances_train.${fold}@10-unlabeled.json',
     ),
@@ -65,4 +65,4 @@ train_dataloader = dict(
     dataset=dict(type='ConcatDataset', datasets=[labeled_dataset, unlabeled_dataset]),
 )
 val_cfg = dict(_delete_=True, type='semi.TeacherStudentValLoop')
-custom_hooks = [dict(type='semi.MeanTeacherHook', momentum=0.004)]
+custom_hooks = [dict(type='semi.MeanTeacherHook', momentum=0.02)]
