@@ -131,8 +131,9 @@ def _torch_names() -> dict[str, str]:
     chosen = {}
     for label, known in names.items():
         short = min(known, key=len)
-        if label not in known and all(name.startswith(short) for name in known):
-            chosen[label] = short  # BN of BN and BN2d, but neither of bilinear and nearest
+        if label not in known and all(name.startswith(short) or name.endswith(short) for name in known):
+            # BN of BN and BN2d, SyncBN of SyncBN and MMSyncBN, but neither of bilinear and nearest
+            chosen[label] = short
     return chosen
 
 
