@@ -36,6 +36,9 @@ def roi_align_cpu(
 
     Returns:
         ``Tensor[K, C, *output_size]``, channels last in memory; None where a region is too large to be one.
+
+    Raises:
+        ValueError: A region is of an image that the maps do not have.
     """
     shapes = [(len(each), each.shape[2], each.shape[3]) for each in features]
     plan = _plan(shapes, rois.detach(), levels, output_size, spatial_scales, sampling_ratio, aligned)
@@ -95,7 +98,12 @@ def _plan(
     numbers, heights, widths = np.array(shapes, dtype=np.int64).T
     sizes = numbers * heights * widths
     height, width = heights[level], widths[level]
-    first_cell = (sizes.cumsum() - sizes)[level] + regions[:, 0].astype(np.int64) * height * width
+    image = regions[:, 0].astype(np.int64)
+    if (image < 0).any() or (image >= numbers[level]).any():  # they would read another level's cells
+        raise ValueError(
+            f"rois name images {image.min()} to {image.max()}, the maps have images 0 to {numbers.min() - 1}"
+        )
+    first_cell = (sizes.cumsum() - sizes)[level] + image * height * width
     scale = np.array(spatial_scales, dtype=regions.dtype)[level]
     corners = regions[:, 1:] * scale[:, None] - regions.dtype.type(0.5 * aligned)
     start, length = corners[:, :2], corners[:, 2:] - corners[:, :2]

@@ -66,6 +66,14 @@ def test_rows_worked_on_level_by_level_come_back_to_their_places(memory):
     assert torch.equal(grad, weights.flatten(1) * (levels + 1)[:, None])
 
 
+@pytest.mark.parametrize("image", [-1, 2])
+def test_a_region_of_no_image_does_not_read_another_level(image):
+    maps = [torch.rand(2, 3, 8, 8), torch.rand(2, 3, 4, 4)]
+    rois = torch.tensor([[0.0, 0, 0, 20, 20], [image, 0, 0, 20, 20]])
+    with pytest.raises(ValueError, match="the maps have images 0 to 1"):
+        roi_align_levels(maps, rois, torch.tensor([1, 0]), 2, [0.25, 0.125])
+
+
 def test_a_region_that_is_none_is_left_to_torchvision():
     features = torch.rand(1, 2, 8, 8)
     far = torch.tensor([[0.0, 0, 0, 1e6, 8], [0, 1, 1, 5, 5]])
