@@ -216,8 +216,8 @@ class SoftTeacher(SemiBaseDetector):
 
 def _norms_over_regions(roi_head: nn.Module) -> bool:
     """Whether what the box head says of a region depends on the other regions."""
-    layers = roi_head.modules()
-    return any(isinstance(layer, _BatchNorm) and layer.training for layer in layers)
+    norms = (layer for layer in roi_head.modules() if isinstance(layer, _BatchNorm))
+    return any(norm.training or not norm.track_running_stats for norm in norms)
 
 
 def _boxes_only(instances: InstanceData) -> InstanceData:
