@@ -62,6 +62,7 @@ def rows(name: str, args: argparse.Namespace) -> dict[str, Run]:
     model = our_model(args.device, MODELS[name]).eval()
     image, (sample, *_) = made_up_batch(argparse.Namespace(**{**vars(args), "batch": 1}))
     batch, samples = made_up_batch(argparse.Namespace(**{**vars(args), "batch": args.train_batch}))
+    # Of its own: training moves the batch norms' means, and with them how many scores pass the threshold.
     trained = copy.deepcopy(model).train()
     busy(model, image, args.candidates)
     with torch.no_grad():

@@ -43,7 +43,7 @@ class YOLOXHSVRandomAug(BaseTransform):
             cv2.LUT(planes[0], table, dst=planes[0])
         for plane, change in ((planes[1], saturation), (planes[2], value)):
             if change:
-                # Ends at 0 and at 255. (OpenCV takes a number, which its stubs do not know.)
+                # Ends at 0 and at 255. OpenCV takes a number, though its annotations say arrays.
                 cv2.add(plane, float(change), dst=plane)  # type: ignore[call-overload]
         results["img"] = cv2.cvtColor(cv2.merge(planes), cv2.COLOR_HSV2BGR)
         return results
