@@ -192,10 +192,10 @@ def suppress(
     if nms is None or not len(instances):
         return instances
     groups = instances.labels if groups is None else groups
-    dets, keep = batched_nms(instances.bboxes, instances.scores, groups, dict(nms))
+    dets, keep = batched_nms(instances.bboxes, instances.scores, groups, dict(nms), max_num=max_per_img)
     instances = instances[keep]
     instances.scores = dets[:, -1]  # soft NMS lowers them
-    return instances[:max_per_img] if max_per_img > 0 else instances
+    return instances
 
 
 def rescale_boxes(boxes: Tensor, scale_factors: Sequence[Sequence[float]]) -> Tensor:

@@ -206,3 +206,39 @@ def test_what_is_kept_is_apart_and_what_is_gone_was_covered(n, classes, threshol
     for gone in set(range(n)) - set(keep.tolist()):
         better = [k for k in keep.tolist() if scores[k] >= scores[gone]]
         assert overlaps[better, gone].max() > threshold - 1e-5
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 1300), st.integers(1, 40), st.integers(1, 120), st.booleans(), st.booleans(),
+    st.integers(0, 10**6),
+)  # fmt: skip
+def test_the_best_few_are_those_of_all(n, classes, limit, crowded, agnostic, seed):
+    # Crowded: few of the best stay, so that more have to be looked at. Ten scores: nearly all have equals.
+    boxes, scores, idxs = problem(n, classes, seed, size=30 if crowded else 3000)
+    scores = (scores * 10).round() / 10
+    cfg = {**NMS, "class_agnostic": agnostic}
+    dets, keep = batched_nms(boxes, scores, idxs, cfg)
+    for few in (
+        batched_nms(boxes, scores, idxs, cfg, max_num=limit),
+        batched_nms(boxes, scores, idxs, {**cfg, "max_num": limit}),
+        batched_nms(boxes, scores, idxs, {**cfg, "max_num": limit}, max_num=limit + 1),
+        batched_nms(boxes, scores, idxs, {**cfg, "max_num": limit + 1}, max_num=limit),
+    ):
+        assert torch.equal(few[1], keep[:limit])
+        assert torch.equal(few[0], dets[:limit])
+
+
+@pytest.mark.parametrize("split_thr", [10000, 20])
+def test_of_equal_scores_the_first_comes_first(split_thr):
+    boxes, _, idxs = problem(1200, 7, size=10**5)
+    _, keep = batched_nms(boxes, torch.full((1200,), 0.5), idxs, {**NMS, "split_thr": split_thr})
+    assert torch.equal(keep, keep.sort().values)
+    assert len(keep) > 1000
+
+
+def test_a_limit_without_suppression():
+    boxes, scores, idxs = problem(20)
+    dets, keep = batched_nms(boxes, scores, idxs, None, max_num=3)
+    assert torch.equal(keep, scores.topk(3).indices)
+    assert torch.equal(dets[:, 4], scores.topk(3).values)
