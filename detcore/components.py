@@ -103,6 +103,7 @@ def detcore_components(components: ComponentTable) -> None:
         "IN2d": "torch.nn:InstanceNorm2d",
         "IN3d": "torch.nn:InstanceNorm3d",
         "LN": "torch.nn:LayerNorm",
+        "LN2d": "detcore.nn.layer_norm:LayerNorm2d",
         "LeakyReLU": "torch.nn:LeakyReLU",
         "Linear": "torch.nn:Linear",
         "MMSyncBN": "torch.nn:SyncBatchNorm",

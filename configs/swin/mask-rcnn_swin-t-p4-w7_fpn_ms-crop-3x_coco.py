@@ -1,5 +1,5 @@
 _base_ = [
-    '../_base_/models/mask-rcnn_r50_fpn.py', '../_base_/datasets/coco_instance.py',
+    '../_base_/models/mask-rcnn_r50_fpn.py', '../common/ms-crop_coco-instance.py',
     '../_base_/schedules/schedule_1x.py', '../_base_/default_runtime.py',
 ]
 
@@ -30,51 +30,6 @@ model = dict(
     ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
-
-train_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(
-        type='RandomChoice',
-        transforms=[
-            [
-                dict(
-                    type='RandomChoiceResize',
-                    scales=[
-                        (480, 1333), (512, 1333), (544, 1333), (576, 1333), (608, 1333), (640, 1333),
-                        (672, 1333), (704, 1333), (736, 1333), (768, 1333), (800, 1333),
-                    ],
-                    keep_ratio=True,
-                ),
-            ],
-            [
-                dict(
-                    type='RandomChoiceResize',
-                    scales=[(400, 1333), (500, 1333), (600, 1333)],
-                    keep_ratio=True,
-                ),
-                dict(
-                    type='RandomCrop',
-                    crop_type='absolute_range',
-                    crop_size=(384, 600),
-                    allow_negative_crop=True,
-                ),
-                dict(
-                    type='RandomChoiceResize',
-                    scales=[
-                        (480, 1333), (512, 1333), (544, 1333), (576, 1333), (608, 1333), (640, 1333),
-                        (672, 1333), (704, 1333), (736, 1333), (768, 1333), (800, 1333),
-                    ],
-                    keep_ratio=True,
-                ),
-            ],
-        ],
-    ),
-    dict(type='PackDetInputs'),
-]
-
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
 max_epochs = 36
 train_cfg = dict(max_epochs=max_epochs)

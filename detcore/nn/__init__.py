@@ -35,6 +35,7 @@ from detcore.nn.init import (
     xavier_init,
 )
 from detcore.nn.initializers import initialize
+from detcore.nn.layer_norm import LayerNorm2d
 
 __all__ = [
     "BaseModule",
@@ -49,6 +50,7 @@ __all__ = [
     "DepthwiseSeparableConvModule",
     "DropPath",
     "HSigmoid",
+    "LayerNorm2d",
     "ModulatedDeformConv2d",
     "ModulatedDeformConv2dPack",
     "ModuleDict",

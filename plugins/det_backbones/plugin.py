@@ -11,6 +11,7 @@ def detcore_components(components: ComponentTable) -> None:
     components.add_many("models", {
         "CSPDarknet": "det_backbones.csp_darknet:CSPDarknet",
         "CSPNeXt": "det_backbones.cspnext:CSPNeXt",
+        "ConvNeXt": "det_backbones.convnext:ConvNeXt",
         "Darknet": "det_backbones.darknet:Darknet",
         "EfficientNet": "det_backbones.efficientnet:EfficientNet",
         "HRNet": "det_backbones.hrnet:HRNet",

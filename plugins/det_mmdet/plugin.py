@@ -69,6 +69,7 @@ def detcore_components(components: ComponentTable) -> None:
     add_class_names(components)
     for registry, names in OF_MMPRETRAIN.items() if classifier else ():
         for name in names:
+            components.alias(registry, name)
             components.absent(registry, name, NO_CLASSIFIERS)
     if components.scope == "mmdet":
         for name, instead in OF_2X.items():

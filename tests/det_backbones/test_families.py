@@ -24,6 +24,7 @@ SWIN = {
     "type": "SwinTransformer", "embed_dims": 8, "depths": (1, 2), "num_heads": (2, 2), "strides": (4, 2),
     "out_indices": (0, 1), "window_size": 4,
 }  # fmt: skip
+CONVNEXT = {"type": "ConvNeXt", "arch": {"depths": (1, 2), "channels": (8, 16)}, "out_indices": (0, 1)}
 REGNET = {"w0": 16, "wa": 16.0, "wm": 2.0, "group_w": 8, "depth": 5, "bot_mul": 1.0}
 
 
@@ -93,6 +94,11 @@ def test_channels_and_strides_describe_the_maps_of_odd_sizes(name):
             ("layers.2.", "layers.6."),
         ),
         ({**SWIN, "frozen_stages": 1}, ("patch_embed.", "stages.0.", "norm0."), ("stages.1.", "norm1.")),
+        (
+            {**CONVNEXT, "frozen_stages": 1},
+            ("downsample_layers.0.", "stages.0."),
+            ("downsample_layers.1.", "stages.1.", "norm0.", "norm1."),
+        ),
     ],
 )
 def test_frozen_stages_do_not_train(cfg, frozen, trained):
@@ -115,6 +121,7 @@ def test_frozen_stages_do_not_train(cfg, frozen, trained):
         {"type": "HRNet", "extra": STAGES},
         {"type": "EfficientNet"},
         {**SWIN, "drop_path_rate": 0.0},
+        {**CONVNEXT, "use_grn": True},
     ],
 )
 def test_computing_again_changes_nothing_but_memory(cfg):
@@ -146,6 +153,12 @@ def test_computing_again_changes_nothing_but_memory(cfg):
         ({**SWIN, "patch_size": 2}, "strides"),
         ({**SWIN, "num_heads": (2,)}, "num_heads"),
         ({**SWIN, "out_indices": (2,)}, "out_indices"),
+        ({"type": "ConvNeXt", "arch": "giant"}, "atto"),
+        ({**CONVNEXT, "arch": {"depths": (1, 2)}}, "channels"),
+        ({**CONVNEXT, "arch": {"depths": (1, 2), "channels": (8,)}}, "of each stage"),
+        ({**CONVNEXT, "out_indices": (2,)}, "out_indices"),
+        ({**CONVNEXT, "frozen_stages": 3}, "frozen_stages"),
+        ({"type": "ConvNeXt", "gap_before_final_norm": True}, "set it to False"),
     ],
 )
 def test_what_does_not_fit_is_said(cfg, message):

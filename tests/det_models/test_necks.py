@@ -158,7 +158,7 @@ def test_levels_share_convolutions_but_not_norms():
 @pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize(
-    "word", ["regnet/", "hrnet/", "swin/", "pvt/", "efficientnet/", "nas_fpn/", "dyhead/"]
+    "word", ["regnet/", "hrnet/", "swin/", "pvt/", "convnext/", "efficientnet/", "nas_fpn/", "dyhead/"]
 )
 def test_the_whole_record(shared, root, word):
     check = [sys.executable, str(shared("golden/check.py")), "--configs", str(root / "configs"), word]

@@ -30,6 +30,7 @@ COUNTS = {
     "rtmdet-ins_m_8xb32-300e_coco.py": 27575111,
     "rtmdet-ins_tiny_8xb32-300e_coco.py": 5638187,
     "rtmdet_l_8xb32-300e_coco.py": 52315804,
+    "rtmdet_l_convnext_b_4xb32-100e_coco.py": 113744892,
     "rtmdet_l_swin_b_4xb32-100e_coco.py": 113057012,
     "rtmdet_m_8xb32-300e_coco.py": 24709188,
     "rtmdet_tiny_8xb32-300e_coco.py": 4896168,
@@ -290,7 +291,7 @@ def test_every_config_builds_with_the_reference_s_parameters(name):
     parameters = sum(each.numel() for each in model.parameters())
     assert COUNTS.get(name, parameters) == parameters
     assert {*COUNTS} <= {*SHIPPED}
-    assert len(SHIPPED) == 13
+    assert len(SHIPPED) == 14
 
 
 @pytest.mark.parametrize("name", ["rtmdet_s_8xb32-300e_coco.py", "rtmdet-ins_s_8xb32-300e_coco.py"])

@@ -204,7 +204,8 @@ def test_some_configs_again_in_this_process(wheels):
 def as_meant(value):
     """A config with what our configs and the reference's write differently though they mean the same.
 
-    All types of the reference share a scope, and what is off by default may be written out or not.
+    All types of the reference share a scope, or are MMPretrain's, whose modules it has to import; and what is
+    off by default may be written out or not.
     """
     if isinstance(value, list | tuple):
         return type(value)(map(as_meant, value))
@@ -212,9 +213,11 @@ def as_meant(value):
         return value
     kept = {key: as_meant(each) for key, each in value.items() if (key, each) != ("format_only", False)}
     if isinstance(value.get("type"), str):
-        kept["type"] = value["type"].removeprefix("semi.").removeprefix("mmdet.")
+        kept["type"] = value["type"].removeprefix("semi.").removeprefix("mmdet.").removeprefix("mmpretrain.")
     if value.get("default_scope") == "mmdet":
         kept["default_scope"] = "detcore"
+    if value.get("custom_imports") == {"imports": ["mmpretrain.models"], "allow_failed_imports": False}:
+        del kept["custom_imports"]
     if isinstance(value.get("auto_scale_lr"), dict):
         kept["auto_scale_lr"] = {"enable": False, **value["auto_scale_lr"]}
     return kept

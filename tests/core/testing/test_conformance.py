@@ -489,6 +489,7 @@ EXAMPLES = {
         **{
             f"backbones.models.{given['type']}": partial(lambda _, given: check_backbone(given), given=given)
             for given in (
+                {"type": "ConvNeXt", "arch": "atto", "out_indices": (0, 1, 2, 3)},
                 {"type": "EfficientNet", "out_indices": (2, 3)},
                 {"type": "HRNet", "extra": HR_STAGES},
                 {"type": "PyramidVisionTransformer", "embed_dims": 8, "num_layers": (1, 1, 1, 1)},
