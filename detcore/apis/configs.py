@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from detcore.config import Config, shipped_configs
+from detcore.config.files import SUFFIXES
 from detcore.errors import CheckpointError, ConfigError
 from detcore.weights.fetch import published_model
-
-_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 
 
 def load_config(
@@ -90,14 +89,14 @@ def _carried(content: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
 
 
 def _is_file(name: str) -> bool:
-    return "::" not in name and (Path(name).suffix in _SUFFIXES or Path(name).exists())
+    return "::" not in name and (Path(name).suffix in SUFFIXES or Path(name).exists())
 
 
 def _config_file(name: str) -> str:
     if _is_file(name):
         return name
     _, separator, inner = name.rpartition("::")
-    if name.startswith("detcore::") or (separator and "/" in inner and inner.endswith(_SUFFIXES)):
+    if name.startswith("detcore::") or (separator and "/" in inner and inner.endswith(SUFFIXES)):
         return name
     same = [] if separator else list(shipped_configs().rglob(f"{name}.py"))
     if len(same) == 1:

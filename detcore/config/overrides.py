@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from detcore.config.document import ConfigDict, closest, config_dict, origins_of, to_config
+from detcore.config.files import SUFFIXES
 from detcore.config.merge import merge
 from detcore.config.references import References
 from detcore.config.values import Budget, LimitError, a_kind
@@ -111,7 +112,9 @@ def parse_cfg_options(arguments: Iterable[str]) -> dict[str, Any]:
     for argument in arguments:
         key, equals, text = argument.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"{ORIGIN}: expected key=value, got {argument!r}")
+            # A second config, as of a shell's *.py, arrives here, too.
+            hint = "; a command takes one config" if argument.endswith(SUFFIXES) else ""
+            raise ConfigError(f"{ORIGIN}: expected key=value, got {argument!r}{hint}")
         try:
             options[key.strip()] = _value(text.strip(), 0)
         except ConfigError as error:

@@ -62,6 +62,7 @@ def test_values_are_typed(text):
     [
         ("novalue", "expected key=value"),
         ("=1", "expected key=value"),
+        ("configs/b.py", "expected key=value, got 'configs/b.py'; a command takes one config"),
         ("a=[1,2", "'\\]' is missing"),
         ("a=1]", "do not match"),
         ("a=[1)", "do not match"),
