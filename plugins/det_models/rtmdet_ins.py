@@ -22,6 +22,7 @@ from det_models.metainfo import MetaInfo
 from det_models.postprocess import Candidates
 from det_models.rtmdet_layers import (
     GROUP_NORM,
+    PLAIN_BATCH_NORM,
     RELU,
     SILU,
     Coder,
@@ -46,7 +47,6 @@ from detcore.nn.base_module import DeferredInit
 from detcore.nn.build import ActCfg, ConvCfg, NormCfg
 from detcore.structures import InstanceData
 
-_BATCH_NORM = {"type": "BN", "requires_grad": True}
 
 class RTMDetInsHead(DenseHead):
     """Classes, boxes and masks of the cells of every level, by layers that all levels share.
@@ -286,7 +286,7 @@ class RTMDetInsSepBNHead(DenseHead):
         in_channels: int,
         share_conv: bool = True,
         with_objectness: bool = False,
-        norm_cfg: NormCfg = _BATCH_NORM,
+        norm_cfg: NormCfg = PLAIN_BATCH_NORM,
         act_cfg: ActCfg = SILU,
         pred_kernel_size: int = 1,
         stacked_convs: int = 4,

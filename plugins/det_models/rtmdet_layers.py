@@ -17,6 +17,7 @@ from detcore.registry import TASK_UTILS
 Generator = Annotated[AnchorGenerator | MlvlPointGenerator | None, TASK_UTILS]
 Coder = Annotated[BaseBBoxCoder | None, TASK_UTILS]
 
+PLAIN_BATCH_NORM = {"type": "BN", "requires_grad": True}
 GROUP_NORM = {"type": "GN", "num_groups": 32, "requires_grad": True}
 RELU = {"type": "ReLU"}
 SILU = {"type": "SiLU"}
