@@ -29,8 +29,11 @@ class NmsCfg(TypedDict, total=False):
 # One call over all classes costs the square of their boxes on a CPU. Measured with 5 to 80 classes, one call
 # for each class is the faster way from about here on (5,000 boxes, 80 classes: 3 ms in place of 70).
 _ONE_CALL_ON_CPU = 1000
-# The best boxes, so many times as are asked for, are tried before all of them; see _best_kept.
-_TRIED_FIRST = 2
+# How many of the best boxes are tried before all are (see _best_kept): so many times as are asked for at
+# first, and this share of all at most. A trained RTMDet that gave 1,700 boxes needed 670 of them for the 100
+# best, and 1,080 for 300.
+_TRIED_FIRST = 4
+_TRIED_MOST = 0.8
 _OWN_KEYS = ("type", "class_agnostic", "split_thr", "max_num")
 _ARGUMENTS = {
     "nms": ("iou_threshold", "offset", "score_threshold"),
@@ -187,18 +190,21 @@ def _best_kept(
 ) -> Tensor:
     """Positions of the ``limit`` best boxes that stay (of all, where it is not positive), best first.
 
-    Whether a box stays is decided by better ones alone. So the best few boxes are looked at first, and
-    if enough of them stay, the others never matter: of thousands of candidates that a low threshold lets
-    through, 100 or 300 are asked for.
+    Whether a box stays is decided by better ones alone. So the best few boxes are looked at first, then twice
+    as many: once enough of them stay, the others never matter. A detector asks for 100 or 300 of thousands
+    that a low threshold lets through, and until so many stay, each box is compared with few others.
     """
-    few = _TRIED_FIRST * limit
+    few, most = _TRIED_FIRST * limit, _TRIED_MOST * len(boxes)
     # On a GPU one call over all takes less time than to wait for the number of those that stay.
-    if 0 < 2 * few < len(boxes) and boxes.device.type == "cpu" and not torch.compiler.is_compiling():
+    if 0 < few < most and boxes.device.type == "cpu" and not torch.compiler.is_compiling():
+        apart = boxes if idxs is None else _apart(boxes, idxs)
         ranked = scores.argsort(descending=True, stable=True)
-        first = ranked[:few].sort().values  # in the input's order, which decides between equal scores
-        some = first[_kept(boxes[first], scores[first], _at(idxs, first), *arguments, **settings)][:limit]
-        if len(some) == limit:
-            return some
+        while few < most:
+            first = ranked[:few].sort().values  # in the input's order, which decides between equal scores
+            some = first[_kept(apart[first], scores[first], None, *arguments, **settings)][:limit]
+            if len(some) == limit:
+                return some
+            few *= 2
     keep = _kept(boxes, scores, idxs, *arguments, **settings)
     return keep[:limit] if limit > 0 else keep
 

@@ -70,10 +70,12 @@ def _best_places(values: Tensor, limit: int, least: float) -> Tensor:
     limit = min(limit, values.shape[1])
     if values.device.type == "cpu" and not torch.compiler.is_compiling() and limit:
         above = values > least
-        number = int(above.sum(1).max())
-        if number <= limit and len(values) == 1:
-            return above.nonzero()[:, 1][None]  # ranking what is all kept anyway takes twenty times as long
-        limit = min(limit, number)
+        if len(values) == 1:  # finding those few takes a third of the time that ranking all would
+            found = above[0].nonzero()[:, 0]
+            if len(found) > limit:
+                found = found[values[0, found].topk(limit, sorted=False).indices]
+            return found[None]
+        limit = min(limit, int(above.sum(1).max()))
     return values.topk(limit, sorted=False).indices
 
 
