@@ -126,9 +126,11 @@ class SSDNeck(BaseModule):
         layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
         conv = DepthwiseSeparableConvModule if use_depthwise else ConvModule
         self.extra_layers = ModuleList()
+        self._least_sides: list[int] = []  # of the maps that the levels are made of
         for level, (stride, padding) in enumerate(zip(level_strides, level_paddings, strict=True)):
             before, after = self.out_channels[given + level - 1 : given + level + 1]
             kernel = last_kernel_size if level == added - 1 else 3
+            self._least_sides.append(max(1, kernel - 2 * padding))
             self.extra_layers.append(
                 Sequential(
                     ConvModule(before, after // 2, 1, **layers),
@@ -156,11 +158,21 @@ class SSDNeck(BaseModule):
 
         Returns:
             ``Tensor[B, out_channels[i], H_i, W_i]`` each, finest first.
+
+        Raises:
+            ValueError: The images are too small for so many levels.
         """
         outs = list(inputs)
         if self.l2_norm is not None:
             outs[0] = self.l2_norm(outs[0])
-        for layer in self.extra_layers:
+        for layer, least in zip(self.extra_layers, self._least_sides, strict=True):
+            height, width = outs[-1].shape[2:]
+            if min(height, width) < least:
+                raise ValueError(
+                    f"the images are too small for SSDNeck's {len(self.out_channels)} levels: level "
+                    f"{len(outs)} is made of maps of at least {least}x{least} cells, and they give "
+                    f"{height}x{width}"
+                )
             outs.append(layer(outs[-1]))
         return tuple(outs)
 

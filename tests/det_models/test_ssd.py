@@ -135,6 +135,17 @@ def test_losses_are_those_of_a_computation_by_hand(given, small_ssd, images, sam
         assert min(want[name]) > 0
 
 
+def test_images_that_are_too_small_for_the_levels_are_said_to_be():
+    neck = {
+        "type": "SSDNeck", "in_channels": (8,), "out_channels": (8, 16, 16),
+        "level_strides": (2, 1), "level_paddings": (1, 0),
+    }  # fmt: skip
+    neck = MODELS.build(neck)
+    assert [tuple(each.shape[2:]) for each in neck([torch.rand(1, 8, 5, 6)])] == [(5, 6), (3, 3), (1, 1)]
+    with pytest.raises(ValueError, match=r"too small .* 3 levels: level 2 .* at least 3x3 cells.* 2x3"):
+        neck([torch.rand(1, 8, 4, 6)])
+
+
 def test_an_image_without_objects_has_no_loss(small_ssd, images, make_sample):
     model = small_ssd()
     first = make_sample(64, 96, BOXES, [0, 2])
