@@ -58,10 +58,20 @@ class Shared2FCBBoxHead(BBoxHead):
 
     Args:
         fc_out_channels: Numbers that the linear layers give.
+        conv_out_channels: Has no effect, like the next two: there are no convolutions.
+        conv_cfg: Has no effect.
+        norm_cfg: Has no effect.
         **kwargs: See :class:`~det_models.bbox_heads.BBoxHead`.
     """
 
-    def __init__(self, fc_out_channels: int = 1024, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        fc_out_channels: int = 1024,
+        conv_out_channels: int = 256,
+        conv_cfg: ConvCfg = None,
+        norm_cfg: NormCfg = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(branches=Branches(num_shared_fcs=2, fc_out_channels=fc_out_channels), **kwargs)
 
 

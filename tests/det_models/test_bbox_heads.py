@@ -55,6 +55,11 @@ NOTHING = sampled(POS[:0], NEG[:0], OWNERS[:0], LABELS[:0])
         ("BBoxHead", {"with_avg_pool": True}, ["fc_cls", "fc_reg"]),
         ("Shared2FCBBoxHead", {"fc_out_channels": 8}, ["shared_fcs.0", "shared_fcs.1", "fc_cls", "fc_reg"]),
         (
+            "Shared2FCBBoxHead",
+            {"fc_out_channels": 8, "norm_cfg": {"type": "GN", "num_groups": 2}, "conv_out_channels": 4},
+            ["shared_fcs.0", "shared_fcs.1", "fc_cls", "fc_reg"],
+        ),
+        (
             "Shared4Conv1FCBBoxHead",
             {"fc_out_channels": 8, "conv_out_channels": 4},
             [*(f"shared_convs.{n}.conv" for n in range(4)), "shared_fcs.0", "fc_cls", "fc_reg"],
