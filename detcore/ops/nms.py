@@ -96,7 +96,7 @@ def batched_nms(
     Returns:
         ``(dets, keep)``: ``Tensor[K, 5]`` (x1, y1, x2, y2, score) by falling score (after decay, for
         ``'soft_nms'``), and their positions ``Tensor[K]`` in the input. Of equal scores the first in the
-        input comes first.
+        input comes first, but for ``'soft_nms'``.
 
     Raises:
         ValueError: The shapes do not fit, or ``nms_cfg`` holds an unknown type or argument.
