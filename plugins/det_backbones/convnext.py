@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypedDict
 import torch
 from torch import Tensor, nn
 
-from det_backbones.stages import check_indices, freeze, settle, start_of
+from det_backbones.stages import arch_of, check_indices, freeze, settle, start_of
 from detcore.nn import (
     BaseModule,
     DropPath,
@@ -227,14 +227,7 @@ class ConvNeXt(BaseModule):
     @classmethod
     def _stages_of(cls, arch: str | Arch) -> tuple[list[int], list[int]]:
         """Blocks and channels of each stage."""
-        if isinstance(arch, str):
-            if arch not in cls.arch_settings:
-                known = ", ".join(cls.arch_settings)
-                raise ValueError(f"arch of ConvNeXt must be one of {known}; got {arch!r}")
-            arch = cls.arch_settings[arch]
-        missing = Arch.__required_keys__ - arch.keys()
-        if missing:
-            raise ValueError(f"arch of ConvNeXt needs {', '.join(sorted(missing))}, too; got {dict(arch)}")
+        arch = arch_of("ConvNeXt", arch, cls.arch_settings, Arch.__required_keys__)
         depths, channels = list(arch["depths"]), list(arch["channels"])
         if len(depths) != len(channels) or not depths:
             raise ValueError(f"arch of ConvNeXt needs depths and channels of each stage, got {dict(arch)}")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from det_backbones.mobilenet import divisible_by_8
-from det_backbones.stages import KAIMING, check_indices, freeze, settle
+from det_backbones.stages import KAIMING, arch_of, check_indices, freeze, settle
 from detcore.nn import BaseModule, ConvModule, DropPath, ModuleList, Sequential, checkpointed
 from detcore.nn.base_module import DeferredInit
 from detcore.nn.build import ActCfg, ConvCfg, NormCfg
@@ -205,15 +205,12 @@ class EfficientNet(BaseModule):
         init_cfg: DeferredInit = KAIMING,
     ) -> None:
         super().__init__(init_cfg)
-        if arch not in self.arch_settings:
-            known = ", ".join(self.arch_settings)
-            raise ValueError(f"arch of EfficientNet must be one of {known}; got {arch!r}")
         check_indices("out_indices", out_indices, 7)
         check_indices("frozen_stages", [frozen_stages], 8)
         self.out_indices, self.frozen_stages = tuple(sorted(out_indices)), frozen_stages
         self.norm_eval = norm_eval
         layers: dict[str, Any] = {"conv_cfg": conv_cfg, "norm_cfg": norm_cfg, "act_cfg": act_cfg}
-        width, depth = self.arch_settings[arch]
+        width, depth = arch_of("EfficientNet", arch, self.arch_settings)
         table = scaled(_EDGE_TABLE if arch.startswith("e") else _TABLE, width, depth)
         number = sum(row.blocks for row in itertools.chain(*table))
         rates = torch.linspace(0, drop_path_rate, number, device="cpu").tolist()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from det_backbones.block_options import DcnCfg, PluginCfg, check_options, plugins_of_stage
 from det_backbones.residual import Bottleneck, ResLayer, Style
-from det_backbones.stages import check_indices, freeze, settle, start_of
+from det_backbones.stages import arch_of, check_indices, freeze, settle, start_of
 from detcore.nn import BaseModule, build_conv_layer, build_norm_layer
 from detcore.nn.base_module import DeferredInit
 from detcore.nn.build import ConvCfg, NormCfg
@@ -154,14 +154,7 @@ class RegNet(BaseModule):
     @classmethod
     def _stages_of(cls, arch: str | Arch) -> tuple[list[int], list[int], list[tuple[int, int]]]:
         """Of each stage: its width, its number of blocks, and width and groups of its 3x3 convolutions."""
-        if isinstance(arch, str):
-            if arch not in cls.arch_settings:
-                known = ", ".join(cls.arch_settings)
-                raise ValueError(f"arch of RegNet must be one of {known}; got {arch!r}")
-            arch = cls.arch_settings[arch]
-        missing = Arch.__required_keys__ - arch.keys()
-        if missing:
-            raise ValueError(f"arch of RegNet needs {', '.join(sorted(missing))}, too; got {dict(arch)}")
+        arch = arch_of("RegNet", arch, cls.arch_settings, Arch.__required_keys__)
         every = block_widths(arch["w0"], arch["wa"], arch["wm"], arch["depth"])
         widths, blocks, groups = [], [], []
         for width, same in itertools.groupby(every):

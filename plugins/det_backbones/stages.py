@@ -1,12 +1,14 @@
 """What backbones share that are a row of stages: weights to start from, and stages that do not train."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detcore.nn.base_module import DeferredInit
+
+Settings = TypeVar("Settings")
 
 KAIMING: list[dict[str, Any]] = [
     {"type": "Kaiming", "layer": "Conv2d"},
@@ -25,6 +27,30 @@ def start_of(pretrained: str | None, init_cfg: DeferredInit, default: Any = KAIM
     if pretrained is not None:
         return {"type": "Pretrained", "checkpoint": pretrained}
     return default if init_cfg is None else init_cfg
+
+
+def arch_of(
+    network: str, arch: str | Settings, known: Mapping[str, Settings], needed: Collection[str] = ()
+) -> Settings:
+    """The settings of a network, given by its name or themselves.
+
+    Args:
+        network: Its class, for errors.
+        arch: What a config says.
+        known: Networks of the papers.
+        needed: Keys without which settings of a user's own are not whole.
+
+    Raises:
+        ValueError: There is no such network, or a key is missing.
+    """
+    if isinstance(arch, str):
+        if arch not in known:
+            raise ValueError(f"arch of {network} must be one of {', '.join(known)}; got {arch!r}")
+        return known[arch]
+    missing = {*needed} - {*arch} if isinstance(arch, Mapping) else ()
+    if missing:
+        raise ValueError(f"arch of {network} needs {', '.join(sorted(missing))}, too; got {arch!r}")
+    return arch
 
 
 def check_indices(name: str, indices: Sequence[int], number: int, least: int = 0) -> None:
