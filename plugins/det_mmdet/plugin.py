@@ -12,7 +12,7 @@ DETCORE_API = 1
 
 # Their models are others than MMDetection's of the same names: a ResNet there gives one feature map.
 CLASSIFIERS = ("mmcls", "mmpretrain")
-NO_CLASSIFIERS = "detcore has no models of MMPretrain; det-timm has most of its backbones (type='timm.NAME')"
+NO_CLASSIFIERS = "of MMPretrain's models det-backbones has ConvNeXt, det-timm most others (type='timm.NAME')"
 NEEDS_TIMM = "det-timm has it (pip install det-timm)"
 
 # Classes that weight files of mmengine and of mmcv 1.x hold, and what is made instead of them.
