@@ -6,9 +6,8 @@ import torch
 
 from detcore.registry import MODELS
 
-# Ours, and timm's name of it.
+# Timm's name of a part, and ours.
 NAMES = (
-    ("stages.0.downsample", "downsample_layers.0"),
     (".conv_dw.", ".depthwise_conv."),
     (".mlp.fc1.", ".pointwise_conv1."),
     (".mlp.fc2.", ".pointwise_conv2."),
